@@ -1,0 +1,15 @@
+"""Channels of behaviour, counted by day."""
+
+SESSION = 0
+CHECK_IN = 1
+SIGN_IN = 2
+VIEW = 3
+NEW_ARRIVAL_VIEW = 4
+SEARCH = 5
+CART_ADD = 6
+CART_REMOVE = 7
+WISHLIST = 8
+CHECKOUT = 9
+ORDER = 10
+REFUND = 11
+MESSAGE_CLICK = 12

@@ -1,0 +1,1 @@
+"""Keyed state on Kafka: bytes, offsets and event time. Knows no customers."""

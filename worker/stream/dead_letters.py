@@ -1,0 +1,38 @@
+"""Records that could not be understood or applied: named by reason and place, where the original can be read."""
+
+from __future__ import annotations
+
+import hashlib
+
+import orjson
+
+from worker.stream.processor import Output
+
+DETAIL_CHARS_MAX = 300
+
+
+def dead_letter(
+    topic: str,
+    *,
+    stage: str,
+    reason: str,
+    detail: str,
+    key: bytes | None,
+    source: tuple[str, int, int, int] | None,
+) -> Output:
+    """Return the record for `topic`; `source` is the original's topic, partition, offset and time (ms).
+
+    The original's bytes stay where they are, since they may hold personal data; the key goes as a hash for that reason.
+    """
+    name, partition, offset, recorded_at = source or (None, None, None, None)
+    value = {
+        "reason": reason,
+        "detail": detail[:DETAIL_CHARS_MAX],
+        "stage": stage,
+        "topic": name,
+        "partition": partition,
+        "offset": offset,
+        "recorded_at": recorded_at,
+        "key_hash": None if key is None else hashlib.blake2b(key, digest_size=8).hexdigest(),
+    }
+    return Output(topic, None, orjson.dumps(value), partition=None)

@@ -1,0 +1,116 @@
+"""What lies in the changelog: rows with a header that is read without decoding, and one record of the partition itself."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import msgspec
+
+from worker.stream.processor import NEVER
+
+RESERVED = b"\x00"
+"""Keys that begin with it are the stream's own; a source key must not."""
+PARTITION_KEY = RESERVED + b"partition"
+ATTACHMENT = RESERVED + b"+"
+ATTACHMENT_NAME_BYTES = 8
+
+QUARANTINED = 1
+"""A timer of this row raised: its timers rest until a record of the key is applied again."""
+
+_HEADER = struct.Struct(">BBq")
+HEADER_BYTES = _HEADER.size
+
+
+class Header(NamedTuple):
+    """The first ten bytes of a row: encoding version, flags, and when the row wants to be woken next."""
+
+    version: int
+    flags: int
+    next_due: int
+
+
+def pack_row(version: int, flags: int, next_due: int, body: bytes) -> bytes:
+    """Return a row.
+
+    >>> row = pack_row(1, 0, 1_700_000_000_000, b"body")
+    >>> read_header(row), row[HEADER_BYTES:]
+    (Header(version=1, flags=0, next_due=1700000000000), b'body')
+    """
+    return _HEADER.pack(version, flags, next_due) + body
+
+
+def read_header(row: bytes) -> Header:
+    """Return the header of a row without touching its body."""
+    return Header(*_HEADER.unpack_from(row))
+
+
+def next_due(row: bytes) -> int:
+    """Return when the row wants to be woken next; `NEVER` for not at all."""
+    due: int = _HEADER.unpack_from(row)[2]
+    return due
+
+
+def attachment_key(key: bytes, name: bytes) -> bytes:
+    """Return the changelog key of what is kept under `name` beside `key`."""
+    if len(name) != ATTACHMENT_NAME_BYTES:
+        raise ValueError(f"an attachment's name has {ATTACHMENT_NAME_BYTES} bytes, not {len(name)}: {name!r}")
+    return ATTACHMENT + name + key
+
+
+class Pending(msgspec.Struct, array_like=True, frozen=True):
+    """A directive that waits for its time: the control record as it was read."""
+
+    effective_at: int
+    topic: str
+    offset: int
+    recorded_at: int
+    key: bytes | None
+    value: bytes | None
+
+
+class PartitionRecord(msgspec.Struct, array_like=True):
+    """The partition's own state; in the same commit as the rows that moved with it.
+
+    `offsets` are the next to read, by topic; at start they win over those of the consumer group. `topic_ids` and
+    `partitions` name the cluster and the layout that the offsets belong to. `counts` only ever grow.
+    """
+
+    clock: int = 0
+    offsets: dict[str, int] = {}
+    partitions: int = 0
+    topic_ids: dict[str, str] = {}
+    pending: list[Pending] = []
+    counts: dict[str, int] = {}
+    shared: bytes | None = None
+    format: int = 1
+
+    def encode(self) -> bytes:
+        return _encode(self)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> PartitionRecord:
+        """Return the record; a format that this version does not know is refused."""
+        record = _decoder.decode(raw)
+        if record.format != 1:
+            raise ValueError(f"partition record: format {record.format} was written by another version; allowed is 1")
+        return record
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(PartitionRecord)
+
+__all__ = [
+    "HEADER_BYTES",
+    "NEVER",
+    "PARTITION_KEY",
+    "QUARANTINED",
+    "RESERVED",
+    "Header",
+    "PartitionRecord",
+    "Pending",
+    "attachment_key",
+    "next_due",
+    "pack_row",
+    "read_header",
+]
