@@ -1,5 +1,34 @@
-"""Channels of behaviour, counted by day."""
+"""What a user did, by channel and day: counts that do not depend on the order in which events came.
 
+Two days are open, the clock's and the one before it, as short lists of counts; that is enough for a lateness of 24
+hours. Closed days are sparse arrays `[day, channel, n, channel, n, ...]`, appended to one string of bytes; past 90 days
+they are folded into buckets of 28 days, kept for a year.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+CHANNELS = (
+    "session",
+    "check_in",
+    "sign_in",
+    "view",
+    "new_arrival_view",
+    "search",
+    "cart_add",
+    "cart_remove",
+    "wishlist",
+    "checkout",
+    "order",
+    "refund",
+    "message_click",
+)
 SESSION = 0
 CHECK_IN = 1
 SIGN_IN = 2
@@ -13,3 +42,115 @@ CHECKOUT = 9
 ORDER = 10
 REFUND = 11
 MESSAGE_CLICK = 12
+
+DAYS_KEPT = 90
+FOLD_SLACK_DAYS = 7
+BUCKET_DAYS = 28
+BUCKETS_KEPT = 14
+WEEKS_KEPT = 53
+"""The current week and 52 complete ones."""
+
+Sparse = list[int]
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_ints = msgspec.msgpack.Decoder(list[int]).decode
+_decode_arrays = msgspec.msgpack.Decoder(list[list[int]]).decode
+
+
+def pack(values: list[int]) -> bytes:
+    return _encode(values) if values else b""
+
+
+def unpack(raw: bytes) -> list[int]:
+    return _decode_ints(raw) if raw else []
+
+
+def sparse(day: int, counts: list[int], sessions: int) -> Sparse:
+    """Return the closed form of a day.
+
+    >>> sparse(14_000, [0, 0, 0, 4], sessions=2)
+    [14000, 0, 2, 3, 4]
+    """
+    array = [day]
+    if sessions:
+        array += (SESSION, sessions)
+    for channel, n in enumerate(counts):
+        if n:
+            array += (channel, n)
+    return array
+
+
+def sessions_in(mask: int) -> int:
+    """Count the sessions of a day from its active half-hours, one bit each: neighbours are one session.
+
+    >>> sessions_in(0b0110_0011)
+    2
+    """
+    return (mask & ~(mask << 1)).bit_count()
+
+
+class History(msgspec.Struct, array_like=True, gc=False):
+    """Closed days, as they lie in the row: `n` sparse arrays end to end."""
+
+    n: int = 0
+    days: bytes = b""
+    first_day: int = 0
+    """The earliest day in `days`, or later where a late order was added."""
+    buckets: bytes = b""
+
+    def append(self, array: Sparse) -> None:
+        """Add a closed day, or more of one."""
+        if self.n == 0:
+            self.first_day = array[0]
+        self.days += _encode(array)
+        self.n += 1
+
+    def arrays(self) -> list[Sparse]:
+        """Return the closed days of the last 90 days, and at most a week more."""
+        return _decode_arrays(b"\xdd" + self.n.to_bytes(4, "big") + self.days)
+
+    def months(self) -> Iterator[tuple[int, Sparse]]:
+        """Yield (first day of 28, sparse array) of what is older than the days kept."""
+        flat, i = unpack(self.buckets), 0
+        while i < len(flat):
+            size = flat[i]
+            array = flat[i + 1 : i + 1 + size]
+            yield array[0] * BUCKET_DAYS, array
+            i += 1 + size
+
+    def fold(self, today: int) -> None:
+        """Move days that are past 90 days into buckets, once a week of them has gathered."""
+        if self.n == 0 or self.first_day >= today - DAYS_KEPT - FOLD_SLACK_DAYS:
+            return
+        limit = today - DAYS_KEPT
+        kept: list[Sparse] = []
+        buckets: dict[int, dict[int, int]] = {}
+        for first_day, array in self.months():
+            _add(buckets, first_day // BUCKET_DAYS, array)
+        for array in self.arrays():
+            if array[0] >= limit:
+                kept.append(array)
+            else:
+                _add(buckets, array[0] // BUCKET_DAYS, array)
+        oldest = today // BUCKET_DAYS - BUCKETS_KEPT
+        self.buckets = pack(list(_flatten(buckets, oldest)))
+        self.n = len(kept)
+        self.days = b"".join(map(_encode, kept))
+        self.first_day = min((array[0] for array in kept), default=0)
+
+
+def _add(buckets: dict[int, dict[int, int]], bucket: int, array: Sparse) -> None:
+    counts = buckets.setdefault(bucket, {})
+    for i in range(1, len(array), 2):
+        counts[array[i]] = counts.get(array[i], 0) + array[i + 1]
+
+
+def _flatten(buckets: dict[int, dict[int, int]], oldest: int) -> Iterable[int]:
+    for bucket in sorted(buckets):
+        if bucket >= oldest:
+            counts = buckets[bucket]
+            yield 1 + 2 * len(counts)
+            yield bucket
+            for channel in sorted(counts):
+                yield channel
+                yield counts[channel]

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
+BEFORE_ALL = (-(2**63), 0)
+
+
 class Entry(NamedTuple):
     """A parsed record, waiting to be merged; `at` is its event time, or that of the record before it."""
 
@@ -25,7 +28,7 @@ class Merge:
 
     Ties go to the topic that comes first in the fixed order. The merge waits only for a topic of which records are known
     to be there that have not been pushed yet. So a backlog merges the same way every time, and at the live edge arrival
-    decides.
+    decides. What `head` has returned stays next until it is taken, since the clock may have moved for it.
     """
 
     def __init__(self, topics: Sequence[str]) -> None:
@@ -33,18 +36,18 @@ class Merge:
         self._expected = [False] * len(self.topics)
         self._queues: list[deque[Entry]] = [deque() for _ in self.topics]
         self._run: deque[Entry] | None = None
-        self._bound = (0, 0)
+        self._bound = BEFORE_ALL
 
     def expect(self, topic: int, *, more: bool) -> None:
         """Say whether records of the topic are known to be there that have not been pushed yet."""
         self._expected[topic] = more
-        self._run = None
+        self._bound = BEFORE_ALL
 
     def push(self, topic: int, entries: Iterable[Entry]) -> None:
         """Append records of a topic, in its order."""
         queue = self._queues[topic]
         if not queue:
-            self._run = None
+            self._bound = BEFORE_ALL
         queue.extend(entries)
 
     def waiting(self, topic: int) -> int:
@@ -67,7 +70,7 @@ class Merge:
     def pop(self) -> None:
         """Take what `head` returned."""
         run = self._run
-        assert run is not None  # noqa: S101 - pop follows head
+        assert run is not None  # pop follows head
         run.popleft()
         if not run or (run[0].at, run[0].topic) > self._bound:
             self._run = None
@@ -75,8 +78,9 @@ class Merge:
     def put_back(self, entries: Sequence[Entry]) -> None:
         """Undo the latest pops, given in the order in which they were taken."""
         for entry in reversed(entries):
-            self._queues[entry.topic].appendleft(entry)
-        self._run = None
+            self._run = self._queues[entry.topic]
+            self._run.appendleft(entry)
+        self._bound = BEFORE_ALL
 
     def _choose(self) -> deque[Entry] | None:
         """Find the earliest head, and how far its topic may run before another comes first."""

@@ -19,15 +19,14 @@ import heapq
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
-from worker.stream.dead_letters import dead_letter
 from worker.stream.merge import Entry, Merge
 from worker.stream.processor import NEVER, Directive, Ignored, Output, Processor, Rejected, Tick
-from worker.stream.record import PARTITION_KEY, PartitionRecord, Pending, next_due
+from worker.stream.record import PARTITION_KEY, RESERVED, PartitionRecord, Pending, next_due
 from worker.stream.timers import Timers
 from worker.stream.work import Job, KeyContext, KeyedWork, Work, where
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, MutableMapping
+    from collections.abc import Iterable, Mapping, MutableMapping
 
 S = TypeVar("S")
 H = TypeVar("H")
@@ -59,7 +58,7 @@ class Unit(NamedTuple):
 
     @property
     def idle(self) -> bool:
-        """Tell whether nothing but the clock and the offsets moved."""
+        """Tell whether nothing moved but the partition record."""
         return not self.rows and not self.outputs
 
 
@@ -108,7 +107,7 @@ class Partition(Generic[S, H]):
         self._shared = processor.decode_shared(self.record.shared)
         self._merge = Merge(layout.topics)
         self._index = {topic: i for i, topic in enumerate(layout.topics)}
-        self._last_at = [self.record.clock] * len(layout.topics)
+        self._last_at = [self.record.times.get(topic, 0) for topic in layout.topics]
         self._timers = Timers(rows)
         self._keys_max = max(1, rows_max // 2)
         self._records_max = records_max
@@ -118,6 +117,37 @@ class Partition(Generic[S, H]):
         self._directives = [(p, self._directive_of(p)) for p in self.record.pending]
         self._taken: list[Entry] = []
         self._clocks: list[int] = []
+        self._marks: dict[str, tuple[list[int], list[int]]] | None = None
+        """By topic: the clocks of the records taken, and the offsets after them."""
+
+    # -- place ---------------------------------------------------------------------------------------------------------
+
+    def claim(self, partitions: Mapping[str, int], topic_ids: Mapping[str, str]) -> None:
+        """Bind the state to a layout and, where known, to a cluster's topics; refuse those of others.
+
+        Raises:
+            ValueError: saying what the state belongs to, and what to do.
+
+        """
+        record, number = self.record, self.layout.number
+        count = partitions[self.layout.topics[0]]
+        if record.partitions not in {0, count}:
+            raise ValueError(
+                f"partition {number}: its state was kept under {record.partitions} partitions, now there are {count}: "
+                f"keys lie elsewhere now. Go back to {record.partitions}, or start anew under another app_id"
+            )
+        for topic, topic_id in topic_ids.items():
+            if record.topic_ids.get(topic, topic_id) != topic_id:
+                raise ValueError(
+                    f"partition {number}: topic {topic} is not the one that the state was kept for (its id has changed): "
+                    f"it was made anew, or this is another cluster. Start anew under another app_id"
+                )
+        record.partitions = count
+        record.topic_ids.update(topic_ids)
+
+    def start_offset(self, topic: str) -> int | None:
+        """Return the next offset to read, or None where nothing was read yet."""
+        return self.record.offsets.get(topic)
 
     # -- input ---------------------------------------------------------------------------------------------------------
 
@@ -146,8 +176,12 @@ class Partition(Generic[S, H]):
             key, value, recorded_at = record.key, record.value, record.timestamp
             try:
                 at, body = parse(topic, key, value, recorded_at)
+            except AssertionError:
+                raise
             except Exception as error:  # noqa: BLE001 - dead-lettered, never swallowed
                 at, body = None, Rejected("parse raised", where(error))
+            if key and key[:1] == RESERVED:
+                at, body = None, Rejected("reserved key", "a key must not begin with a zero byte")
             if at is not None:
                 last = at
             if type(body) is Directive:
@@ -179,7 +213,7 @@ class Partition(Generic[S, H]):
             return self._up_to(barrier, clock)
         if directive:
             return self._direct(head)
-        return self._records(barrier)
+        return self._records(barrier, clock)
 
     def _barrier(self) -> int:
         """Return when `shared` changes next."""
@@ -189,7 +223,9 @@ class Partition(Generic[S, H]):
     def _up_to(self, barrier: int, clock: int) -> Unit | None:
         """Bring all keys up to the barrier, then take what waits there; `clock` is what will be."""
         work = Work()
-        reached = self._run(work, [], [], barrier)
+        jobs: dict[bytes, Job[S]] = {}
+        edge = self._pop_due(jobs, barrier)
+        reached = self._run(work, jobs, edge, barrier)
         if reached == barrier:
             processor, context = self._processor, self._context
             if processor.shared_due(self._shared) <= barrier:
@@ -197,17 +233,15 @@ class Partition(Generic[S, H]):
                 self._shared, effects = processor.wake_shared(self._shared, barrier, context)
                 work.take(effects)
             elif not self._holds(self._directives[0][1]):
-                context.clock = barrier
-                directive = self._directives.pop(0)[1]
-                self._shared, effects = processor.direct(self._shared, directive, context)
-                work.take(effects)
+                pending, directive = self._directives.pop(0)
+                self._take_directive(directive, pending, barrier, work)
             elif not work.rows:
                 return None
         return self._finish(work, max(self.record.clock, reached))
 
     def _direct(self, head: Entry) -> Unit | None:
         """Take a directive that was just merged, or lay it by until its time."""
-        assert isinstance(head.body, _Read)  # noqa: S101 - seen by the caller
+        assert isinstance(head.body, _Read)  # seen by the caller
         directive, pending = head.body
         work = Work()
         if directive.effective_at is not None and directive.effective_at > self.record.clock:
@@ -218,16 +252,43 @@ class Partition(Generic[S, H]):
         else:
             if directive.effective_at is not None:
                 work.counts["directive.late"] += 1
-            self._context.clock = self.record.clock
-            self._shared, effects = self._processor.direct(self._shared, directive, self._context)
-            work.take(effects)
+            self._take_directive(directive, pending, self.record.clock, work)
         self._merge.pop()
         self._taken = [head]
         work.records = 1
         return self._finish(work, self.record.clock)
 
-    def _records(self, barrier: int) -> Unit | None:
-        """Take as many records as a unit holds, up to the barrier."""
+    def _take_directive(self, directive: Directive, pending: Pending, clock: int, work: Work) -> None:
+        self._context.clock = clock
+        try:
+            self._shared, effects = self._processor.direct(self._shared, directive, self._context)
+        except AssertionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - dead-lettered, never swallowed
+            source = (pending.topic, self.layout.number, pending.offset, pending.recorded_at)
+            work.bury(
+                self.layout.dead_letters,
+                stage="directive",
+                reason="directive raised",
+                detail=where(error),
+                key=pending.key,
+                source=source,
+            )
+        else:
+            work.take(effects)
+
+    def _records(self, barrier: int, clock: int) -> Unit:
+        """Run what is due before the next record, which moves the clock to `clock`; then take it, and more."""
+        work = Work()
+        jobs: dict[bytes, Job[S]] = {}
+        edge = self._pop_due(jobs, clock)
+        if edge is None:
+            clock = self._take_records(barrier)
+            edge = self._pop_due(jobs, clock)
+        return self._finish(work, self._run(work, jobs, edge, clock))
+
+    def _take_records(self, barrier: int) -> int:
+        """Take as many records as a unit holds, up to the barrier; return the clock after them."""
         merge, keys_max, records_max = self._merge, self._keys_max, self._records_max
         taken: list[Entry] = []
         clocks: list[int] = []
@@ -250,25 +311,21 @@ class Partition(Generic[S, H]):
             merge.pop()
             taken.append(head)
             clocks.append(at)
-        work = Work()
-        reached = self._run(work, taken, clocks, clock)
-        return self._finish(work, reached)
+        self._taken, self._clocks = taken, clocks
+        return clock
 
-    def _run(self, work: Work, taken: list[Entry], clocks: list[int], horizon: int) -> int:
+    def _run(self, work: Work, jobs: dict[bytes, Job[S]], edge: tuple[int, bytes] | None, horizon: int) -> int:
         """Apply records and run the timers due before the horizon; return how far the clock came.
 
-        Where more keys are due than a unit holds, it ends earlier, at the first timer that is left, and puts the later
-        records back.
+        Where more keys are due than a unit holds, it ends earlier, at the `edge`, the first timer that is left, and puts
+        the later records back.
         """
-        jobs: dict[bytes, Job[S]] = {}
-        edge = self._pop_due(jobs, horizon)
         if edge is not None:
             horizon = edge[0]
-            kept = bisect_right(clocks, horizon)
-            self._merge.put_back(taken[kept:])
-            del taken[kept:], clocks[kept:]
-        self._taken, self._clocks = taken, clocks
-        work.records = len(taken)
+            kept = bisect_right(self._clocks, horizon)
+            self._merge.put_back(self._taken[kept:])
+            del self._taken[kept:], self._clocks[kept:]
+        work.records = len(self._taken)
         self._group(jobs, work)
         pending: list[tuple[int, bytes]] = []
         keyed, shared = self._keyed, self._shared
@@ -288,6 +345,7 @@ class Partition(Generic[S, H]):
             if again is not None:
                 heapq.heappush(pending, (again, key))
         self._shared = shared
+        self._context.job = None
         self._close(jobs, work)
         return horizon
 
@@ -326,18 +384,14 @@ class Partition(Generic[S, H]):
             job.entries.append((at, entry))
 
     def _reject(self, entry: Entry, body: Rejected, work: Work) -> None:
-        work.counts[f"dead.{body.reason}"] += 1
         source = (self.layout.topics[entry.topic], self.layout.number, entry.offset, entry.recorded_at)
-        key = entry.key or None
-        work.outputs.append(
-            dead_letter(
-                self.layout.dead_letters,
-                stage="parse",
-                reason=body.reason,
-                detail=body.detail,
-                key=key,
-                source=source,
-            )
+        work.bury(
+            self.layout.dead_letters,
+            stage="parse",
+            reason=body.reason,
+            detail=body.detail,
+            key=entry.key or None,
+            source=source,
         )
 
     def _close(self, jobs: dict[bytes, Job[S]], work: Work) -> None:
@@ -354,8 +408,10 @@ class Partition(Generic[S, H]):
         record = self.record
         names = self.layout.topics
         for entry in self._taken:
-            record.offsets[names[entry.topic]] = entry.offset + 1
-        self._taken, self._clocks = [], []
+            name = names[entry.topic]
+            record.offsets[name] = entry.offset + 1
+            record.times[name] = entry.at
+        self._taken, self._clocks, self._marks = [], [], None
         record.clock = clock
         record.pending = [pending for pending, _ in self._directives]
         for name, n in work.counts.items():
@@ -383,8 +439,14 @@ class Partition(Generic[S, H]):
 
     def _offsets_at(self, clock: int) -> dict[str, int]:
         """Return the next offsets of what was merged up to and with `clock`."""
+        if self._marks is None:
+            self._marks = {}
+            for at, entry in zip(self._clocks, self._taken, strict=True):
+                clocks, nexts = self._marks.setdefault(self.layout.topics[entry.topic], ([], []))
+                clocks.append(at)
+                nexts.append(entry.offset + 1)
         offsets = dict(self.record.offsets)
-        names = self.layout.topics
-        for entry in self._taken[: bisect_right(self._clocks, clock)]:
-            offsets[names[entry.topic]] = entry.offset + 1
+        for topic, (clocks, nexts) in self._marks.items():
+            if n := bisect_right(clocks, clock):
+                offsets[topic] = nexts[n - 1]
         return offsets

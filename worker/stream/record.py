@@ -72,12 +72,14 @@ class Pending(msgspec.Struct, array_like=True, frozen=True):
 class PartitionRecord(msgspec.Struct, array_like=True):
     """The partition's own state; in the same commit as the rows that moved with it.
 
-    `offsets` are the next to read, by topic; at start they win over those of the consumer group. `topic_ids` and
-    `partitions` name the cluster and the layout that the offsets belong to. `counts` only ever grow.
+    `offsets` are the next to read, by topic; at start they win over those of the consumer group. `times` are the event
+    times of the records before them, which those without a readable time take. `topic_ids` and `partitions` name the
+    cluster and the layout that the offsets belong to. `counts` only ever grow.
     """
 
     clock: int = 0
     offsets: dict[str, int] = {}
+    times: dict[str, int] = {}
     partitions: int = 0
     topic_ids: dict[str, str] = {}
     pending: list[Pending] = []
@@ -97,7 +99,7 @@ class PartitionRecord(msgspec.Struct, array_like=True):
         return record
 
 
-_encode = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decoder = msgspec.msgpack.Decoder(PartitionRecord)
 
 __all__ = [

@@ -19,6 +19,7 @@ S = TypeVar("S")
 H = TypeVar("H")
 
 WAKES_WITHOUT_PROGRESS_MAX = 16
+NONE: frozenset[Any] = frozenset()
 
 
 def where(error: BaseException) -> str:
@@ -37,16 +38,20 @@ class Job(Generic[S]):
         "attachments",
         "effects",
         "entries",
+        "failed",
         "floor",
+        "furthest",
         "horizon",
         "index",
         "key",
         "popped",
+        "repeats",
         "resting",
         "row",
         "saved",
         "skipped",
         "state",
+        "woken",
     )
 
     state: S
@@ -63,21 +68,39 @@ class Job(Generic[S]):
         self.popped = False
         self.effects: list[Effect] = []
         self.attachments: dict[bytes, bytes | None] = {}
-        self.skipped: set[int] = set()
+        self.woken = 0
+        """How many timers were taken."""
+        self.resting = False
+        """Whether timers rest until the next record is applied, since one raised."""
+        self.furthest = -NEVER
+        """The latest time that a timer wanted since the last record, and how many have not gone beyond it."""
+        self.repeats = 0
+        self.skipped: frozenset[int] = NONE
         """Records that raised, by index."""
-        self.resting: set[int] = set()
-        """Where timers rest until the record at that index is applied, since one raised there."""
+        self.failed: frozenset[tuple[int, int]] = NONE
+        """Timers that raised, by the index of the next record and the number of timers taken."""
 
     def save(self, body: bytes | None) -> None:
         """Begin again from here, should what follows raise."""
-        self.saved = (body, self.index, self.floor, len(self.effects), dict(self.attachments))
+        place = (self.index, self.floor, self.woken, self.resting, self.furthest, self.repeats)
+        self.saved = (body, place, len(self.effects), dict(self.attachments))
 
     def rewind(self) -> bytes | None:
         """Go back to where `save` was called; return the body that was saved."""
-        body, self.index, self.floor, effects, attachments = self.saved
+        body, place, effects, attachments = self.saved
+        self.index, self.floor, self.woken, self.resting, self.furthest, self.repeats = place
         del self.effects[effects:]
         self.attachments = dict(attachments)
         return body
+
+    def progress(self, wanted: int) -> None:
+        """Note when a timer was wanted; raise where too many in a row have not moved on."""
+        if wanted > self.furthest:
+            self.furthest, self.repeats = wanted, 0
+        elif self.repeats == WAKES_WITHOUT_PROGRESS_MAX:
+            raise RuntimeError(f"timer at {wanted} does not move on")
+        else:
+            self.repeats += 1
 
     def take(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -105,6 +128,20 @@ class Work:
             else:
                 raise TypeError(f"{effect!r}: allowed here are Output and Count")
 
+    def bury(
+        self,
+        topic: str,
+        *,
+        stage: str,
+        reason: str,
+        detail: str,
+        key: bytes | None,
+        source: tuple[str, int, int, int] | None,
+    ) -> None:
+        """Send to the dead letters, and count; the arguments are those of `dead_letter`."""
+        self.counts[f"dead.{reason}"] += 1
+        self.outputs.append(dead_letter(topic, stage=stage, reason=reason, detail=detail, key=key, source=source))
+
 
 class KeyContext:
     """`processor.Context`, moved along by the unit."""
@@ -124,7 +161,7 @@ class KeyContext:
         return offsets
 
     def attachment(self, name: bytes) -> bytes | None:
-        assert self.job is not None  # noqa: S101 - only a key has attachments
+        assert self.job is not None  # only a key has attachments
         key = attachment_key(self.job.key, name)
         attachments = self.job.attachments
         return attachments[key] if key in attachments else self.rows.get(key)
@@ -159,7 +196,7 @@ class KeyedWork(Generic[S, H]):
                 f"allowed is {self._processor.version}"
             )
         if header.flags & QUARANTINED:
-            job.resting.add(0)
+            job.resting = True
         body = row[HEADER_BYTES:]
         job.state = self._processor.decode(body)
         job.save(body)
@@ -170,22 +207,22 @@ class KeyedWork(Generic[S, H]):
         next_due, apply = processor.next_due, processor.apply
         count = len(entries)
         context.job = job
-        wakes, last = 0, -1
         while True:
             index, state = job.index, job.state
-            wanted = NEVER if index in job.resting else next_due(state)
-            due = max(wanted, job.floor)
+            wanted = NEVER if job.resting else next_due(state)
+            due = wanted if wanted > job.floor else job.floor
             clock, entry = entries[index] if index < count else (job.horizon, None)
             try:
                 if due < clock:
-                    wakes = wakes + 1 if wanted == last else 0
-                    last = wanted
-                    if wakes > WAKES_WITHOUT_PROGRESS_MAX:
-                        raise RuntimeError(f"timer at {wanted} does not move on")  # noqa: TRY301 - as if it had raised
+                    if (index, job.woken) in job.failed:
+                        job.resting = True
+                        continue
+                    job.progress(wanted)
                     if processor.deciding(state):
                         return due
                     job.floor = context.clock = due
                     effects = processor.wake(state, shared, due, context)
+                    job.woken += 1
                 elif entry is None:
                     return None
                 else:
@@ -194,6 +231,7 @@ class KeyedWork(Generic[S, H]):
                         continue
                     job.floor = context.clock = clock
                     effects = apply(state, shared, entry.at, entry.body, context)
+                    job.resting, job.furthest = False, -NEVER
             except AssertionError:
                 raise
             except Exception as error:  # noqa: BLE001 - dead-lettered, never swallowed
@@ -215,6 +253,7 @@ class KeyedWork(Generic[S, H]):
             self._failed(job, None, job.index, error, work)
             return shared
         job.take(effects)
+        job.woken += 1
         # What follows may raise, but `shared` has moved: the key goes back to here at most.
         job.save(self._processor.encode(job.state))
         return shared
@@ -225,32 +264,28 @@ class KeyedWork(Generic[S, H]):
         work.rows.update(job.attachments)
         if job.row is None and len(job.skipped) == len(job.entries):
             return NEVER
-        state = job.state
-        resting = job.index in job.resting
-        due = NEVER if resting else self._processor.next_due(state)
-        body = self._processor.encode(state)
-        work.rows[job.key] = pack_row(self._processor.version, QUARANTINED if resting else 0, due, body)
+        # A timer that is set too late stands in the row as what it is: due at the clock that set it.
+        due = NEVER if job.resting else max(self._processor.next_due(job.state), job.floor)
+        body = self._processor.encode(job.state)
+        work.rows[job.key] = pack_row(self._processor.version, QUARANTINED if job.resting else 0, due, body)
         return due
 
     def _failed(self, job: Job[S], entry: Entry | None, index: int, error: Exception, work: Work) -> None:
         """Note the failure and begin again without its cause; what came before gives the same again."""
         if entry is None:
-            job.resting.add(index)
+            job.failed |= {(index, job.woken)}
             stage, source = "timer", None
         else:
-            job.skipped.add(index)
+            job.skipped |= {index}
             stage = "step"
             source = (self._topics[entry.topic], self._context.partition, entry.offset, entry.recorded_at)
-        work.counts[f"dead.{stage} raised"] += 1
-        work.outputs.append(
-            dead_letter(
-                self._dead_letters,
-                stage=stage,
-                reason=f"{stage} raised",
-                detail=where(error),
-                key=job.key,
-                source=source,
-            )
+        work.bury(
+            self._dead_letters,
+            stage=stage,
+            reason=f"{stage} raised",
+            detail=where(error),
+            key=job.key,
+            source=source,
         )
         body = job.rewind()
         job.state = self._processor.new(job.key) if body is None else self._processor.decode(body)

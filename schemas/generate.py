@@ -1,0 +1,72 @@
+"""JSON Schema 2020-12 of every contract, as files."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import TypeAdapter
+
+from schemas.catalog import CatalogRecord
+from schemas.commands import Cancellation, Command
+from schemas.control import Control
+from schemas.dead_letters import DeadLetter
+from schemas.decisions import Decision
+from schemas.events import CartEvent, ClickstreamEvent, OrderEvent
+from schemas.feedback import FeedbackRecord
+from schemas.profiles import ProfileRecord
+from schemas.snapshots import Snapshot
+from schemas.tiers import TierChange
+from schemas.training import Training
+from schemas.values import schema_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+CONTRACTS: Final[Mapping[str, Any]] = {
+    "cancellation": Cancellation,
+    "cart-event": CartEvent,
+    "catalog": CatalogRecord,
+    "clickstream-event": ClickstreamEvent,
+    "command": Command,
+    "control": Control,
+    "dead-letter": DeadLetter,
+    "decision": Decision,
+    "feedback": FeedbackRecord,
+    "order-event": OrderEvent,
+    "profile": ProfileRecord,
+    "snapshot": Snapshot,
+    "tier-change": TierChange,
+    "training": Training,
+}
+"""What is published, by the name of its file."""
+
+
+def schema(name: str) -> dict[str, Any]:
+    """Return the JSON Schema of a contract."""
+    body = TypeAdapter(CONTRACTS[name]).json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": schema_id(name), **body}
+
+
+def generate(directory: Path) -> list[Path]:
+    """Write every schema into the directory, and return the files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in CONTRACTS:
+        path = directory / f"{name}.json"
+        path.write_text(_text(name), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def stale(directory: Path) -> list[str]:
+    """Return the names of files that are missing, differ from the models, or belong to none."""
+    files = {path.stem: path.read_text(encoding="utf-8") for path in directory.glob("*.json")}
+    return sorted(
+        name for name in files.keys() | CONTRACTS.keys() if name not in CONTRACTS or files.get(name) != _text(name)
+    )
+
+
+def _text(name: str) -> str:
+    return json.dumps(schema(name), indent=2, sort_keys=True, ensure_ascii=False) + "\n"

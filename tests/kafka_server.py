@@ -1,0 +1,258 @@
+"""A real Apache Kafka for the tests, from wherever one can be had.
+
+In this order: the address in RECALL_TEST_BOOTSTRAP; a container, where a Docker engine answers; the same
+version from Maven Central on a JDK, kept in the user's cache. The last two are one node in KRaft mode.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGKILL
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+from docker.errors import DockerException
+from testcontainers.core.container import DockerContainer
+
+KAFKA_VERSION = "4.1.1"
+IMAGE = f"apache/kafka:{KAFKA_VERSION}"
+JAVA_NEEDED = 17
+START_TIMEOUT_S = 60.0
+FETCH_TIMEOUT_S = 300.0
+LOG_TAIL_LINES = 30
+
+POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>recall.tests</groupId><artifactId>kafka</artifactId><version>{KAFKA_VERSION}</version>
+  <packaging>pom</packaging>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version>
+    </dependency>
+    <dependency>
+      <groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+
+
+class KafkaUnavailableError(Exception):
+    """No way to a Kafka on this machine; the message names each one and what it lacks."""
+
+
+@dataclass(frozen=True)
+class Kafka:
+    """A running cluster; `bootstrap` is its `host:port`."""
+
+    bootstrap: str
+    stop: Callable[[], None]
+
+    def create_topics(self, topics: dict[str, int], config: dict[str, str] | None = None) -> None:
+        """Create the topics, given with their numbers of partitions, and wait until clients see them."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        created = admin.create_topics([NewTopic(name, n, 1, config=config or {}) for name, n in topics.items()])
+        for future in created.values():
+            future.result()
+        _await_answer(self.bootstrap, lambda seen: topics.items() <= seen.items(), lambda: f"topics {topics}")
+
+    @staticmethod
+    def prefix(name: str) -> str:
+        """Make a prefix for the names of one test's topics and groups: the cluster is shared."""
+        return f"{name}-{uuid.uuid4().hex[:8]}-"
+
+
+@contextmanager
+def real_kafka() -> Iterator[Kafka]:
+    """Give a cluster from the first source that has one, and stop it at the end if it was started here."""
+    if bootstrap := os.environ.get("RECALL_TEST_BOOTSTRAP"):
+        _await_answer(bootstrap, lambda _: True, lambda: f"RECALL_TEST_BOOTSTRAP={bootstrap}")
+        yield Kafka(bootstrap, stop=lambda: None)
+        return
+    lacking = ["RECALL_TEST_BOOTSTRAP is not set"]
+    for start in (_from_docker, _from_maven):
+        try:
+            kafka = start()
+        except KafkaUnavailableError as reason:
+            lacking.append(str(reason))
+            continue
+        try:
+            yield kafka
+        finally:
+            kafka.stop()
+        return
+    raise KafkaUnavailableError("; ".join(lacking))
+
+
+def server_properties(bind: str, host: str, port: int, controller_port: int) -> dict[str, str]:
+    return {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "listeners": f"PLAINTEXT://{bind}:{port},CONTROLLER://{bind}:{controller_port}",
+        "advertised.listeners": f"PLAINTEXT://{host}:{port}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "controller.listener.names": "CONTROLLER",
+        "offsets.topic.replication.factor": "1",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "group.initial.rebalance.delay.ms": "0",
+        "auto.create.topics.enable": "false",
+    }
+
+
+# Unverified: written where no Docker engine ran.
+def _from_docker() -> Kafka:
+    # The command line, since the Python client leaves a socket open where no engine answers.
+    try:
+        subprocess.run(["docker", "version"], check=True, capture_output=True, timeout=10)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise KafkaUnavailableError(f"no Docker engine answers ({error})") from error
+    container = DockerContainer(IMAGE)
+    host = container.get_docker_client().host()
+    port, controller_port = _free_ports(2)
+    # The image formats its storage without --standalone: it wants the voters named.
+    properties = server_properties("", host, port, controller_port) | {
+        "controller.quorum.voters": f"1@localhost:{controller_port}"
+    }
+    for name, value in properties.items():
+        container.with_env("KAFKA_" + name.upper().replace(".", "_"), value)
+    container.with_bind_ports(port, port)
+    try:
+        container.start()
+    except DockerException as error:
+        container.stop()
+        raise KafkaUnavailableError(f"Docker did not start {IMAGE} ({error})") from error
+    bootstrap = f"{host}:{port}"
+    try:
+        _await_answer(bootstrap, lambda _: True, lambda: b"\n".join(container.get_logs()).decode())
+    except BaseException:
+        container.stop()
+        raise
+    return Kafka(bootstrap, container.stop)
+
+
+def _from_maven() -> Kafka:
+    java = _java()
+    libraries = _libraries()
+    directory = Path(tempfile.mkdtemp(prefix="recall-kafka-"))
+    port, controller_port = _free_ports(2)
+    configuration, log = directory / "server.properties", directory / "server.log"
+    properties = server_properties("127.0.0.1", "127.0.0.1", port, controller_port) | {
+        "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller_port}",
+        "log.dirs": str(directory / "data"),
+    }
+    configuration.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
+    launch = [java, "-Xmx768m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{libraries}/*"]
+    cluster_id = "cmVjYWxsLXRlc3RzLTAwMQ"  # 16 bytes in base64, any will do
+    format_storage = [
+        *launch, "kafka.tools.StorageTool", "format", "--standalone", "-t", cluster_id, "-c", str(configuration)
+    ]  # fmt: skip
+    with log.open("wb") as output:
+        subprocess.run(format_storage, check=False, stdout=output, stderr=output)
+        # The server ends with the tests, killed ones too: then the pipe to its guard closes.
+        guarded = 'exec 3<&0; { cat <&3 >/dev/null; kill -9 $$; } & exec "$@"'
+        server = subprocess.Popen(
+            ["sh", "-c", guarded, "sh", *launch, "kafka.Kafka", str(configuration)],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+    def stop() -> None:
+        # The guard stands in the server's group: it must go first, or it would kill a stranger by this number.
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, SIGKILL)
+        server.communicate()
+        shutil.rmtree(directory, ignore_errors=True)
+
+    bootstrap = f"127.0.0.1:{port}"
+    try:
+        _await_answer(bootstrap, lambda _: True, log.read_text, alive=lambda: server.poll() is None)
+    except BaseException:
+        stop()
+        raise
+    return Kafka(bootstrap, stop)
+
+
+def _await_answer(
+    bootstrap: str,
+    satisfied: Callable[[dict[str, int]], bool],
+    evidence: Callable[[], str],
+    alive: Callable[[], bool] = lambda: True,
+) -> None:
+    """Ask for the topics and their numbers of partitions until the answer is the one waited for."""
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and alive():
+        with suppress(KafkaException):
+            topics = admin.list_topics(timeout=2).topics
+            if satisfied({name: len(topic.partitions) for name, topic in topics.items()}):
+                return
+        time.sleep(0.1)
+    tail = "\n".join(evidence().splitlines()[-LOG_TAIL_LINES:])
+    raise RuntimeError(f"Kafka at {bootstrap} did not answer as expected:\n{tail}")
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _java() -> str:
+    home = os.environ.get("JAVA_HOME")
+    java = f"{home}/bin/java" if home else "java"
+    try:
+        banner = subprocess.run([java, "-version"], check=True, capture_output=True, text=True).stderr
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise KafkaUnavailableError(f"no JDK {JAVA_NEEDED} ({error})") from error
+    version = re.search(r'version "(\d+)', banner)
+    if not version or int(version[1]) < JAVA_NEEDED:
+        raise KafkaUnavailableError(f"no JDK {JAVA_NEEDED} or later (found: {banner.splitlines()[0]})")
+    return java
+
+
+def _libraries() -> Path:
+    """Fetch Kafka's jars once; of several runs that fetch at the same time, the first to finish stays."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recall"
+    kept = cache / f"kafka-{KAFKA_VERSION}"
+    if kept.is_dir():
+        return kept
+    if not shutil.which("mvn"):
+        raise KafkaUnavailableError("no Maven (mvn) to fetch Kafka with")
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as temporary:
+        directory = Path(temporary)
+        (directory / "pom.xml").write_text(POM)
+        fetch = ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime"]
+        try:
+            subprocess.run(
+                [*fetch, f"-DoutputDirectory={directory / 'jars'}"],
+                check=True,
+                capture_output=True,
+                text=True,
+                cwd=directory,
+                timeout=FETCH_TIMEOUT_S,
+            )
+        except subprocess.CalledProcessError as error:
+            raise KafkaUnavailableError(f"Maven did not fetch Kafka {KAFKA_VERSION}: {error.stdout}") from error
+        except subprocess.TimeoutExpired as error:
+            raise KafkaUnavailableError(f"Maven did not fetch Kafka {KAFKA_VERSION}: {error}") from error
+        try:
+            (directory / "jars").rename(kept)
+        except OSError:
+            if not kept.is_dir():  # else another run was first
+                raise
+    return kept

@@ -1,0 +1,36 @@
+"""The composition root: makes the parts that the drivers share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from schemas.topics import SOURCE_TOPICS
+from worker.recall import playbook
+from worker.recall.risk.trainer import Trainer
+from worker.recall.step import Customers
+from worker.stream.partition import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from schemas.snapshots import Snapshot
+    from worker.recall.risk.model import Scorer
+    from worker.settings import Settings
+
+DEAD_LETTERS = "dead-letter"
+
+
+def customers(settings: Settings, models: Mapping[int, Scorer]) -> Customers:
+    """Return the processor; `models` may grow while it runs."""
+    return Customers(settings.shop(), [playbook.load(settings.playbook)], models)
+
+
+def trainer(settings: Settings, snapshot: Snapshot | None = None) -> Trainer:
+    """Return the trainer, where the snapshot left it."""
+    shop = settings.shop()
+    return Trainer(horizon_days=shop.horizon_days, partitions=settings.partitions, days=shop.days, snapshot=snapshot)
+
+
+def layout(number: int) -> Layout:
+    """Return where a source partition stands."""
+    return Layout(number, SOURCE_TOPICS, DEAD_LETTERS)

@@ -1,0 +1,102 @@
+"""How control records are decoded: what steers a partition, from `schemas.control`."""
+
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from worker.recall.bodies import AdoptPlaybook, AdoptSnapshot, Heartbeat, Resume, Resumed, Stop
+from worker.recall.money import Currency
+from worker.recall.wire import Code, Count, DecimalText, Id, Time, check_currency, milliseconds
+from worker.stream.processor import Directive, Ignored, Parsed, Tick
+
+
+class _Control(Struct, frozen=True, gc=False, tag_field="kind", forbid_unknown_fields=True):
+    """A control record. Its time is `at`; what has `effective_at` instead takes its place from the record before it."""
+
+    @property
+    def times(self) -> tuple[datetime, ...]:
+        """Every time in it, `at` first."""
+        return tuple(value for value in msgspec.structs.astuple(self) if isinstance(value, datetime))
+
+
+class _Tick(_Control, frozen=True, gc=False, tag="tick"):
+    at: Time
+
+    def read(self, _currency: Currency) -> Parsed:
+        at = milliseconds(self.at)
+        return at, Tick(at)
+
+
+class _Heartbeat(_Control, frozen=True, gc=False, tag="heartbeat"):
+    source: Id
+    at: Time
+
+    def read(self, _currency: Currency) -> Parsed:
+        at = milliseconds(self.at)
+        return at, Directive(None, Heartbeat(self.source, at))
+
+
+class _Resumed(_Control, frozen=True, gc=False, tag="resumed"):
+    at: Time
+    wall: Time
+
+    def read(self, _currency: Currency) -> Parsed:
+        return milliseconds(self.at), Directive(None, Resumed(milliseconds(self.wall)))
+
+
+class _AdoptSnapshot(_Control, frozen=True, gc=False, tag="adopt_snapshot"):
+    effective_at: Time
+    version: Count
+
+    def read(self, _currency: Currency) -> Parsed:
+        return None, Directive(milliseconds(self.effective_at), AdoptSnapshot(self.version))
+
+
+class _AdoptPlaybook(_Control, frozen=True, gc=False, tag="adopt_playbook"):
+    effective_at: Time
+    version: Id
+
+    def read(self, _currency: Currency) -> Parsed:
+        return None, Directive(milliseconds(self.effective_at), AdoptPlaybook(self.version))
+
+
+class _Stop(_Control, frozen=True, gc=False, tag="stop"):
+    at: Time
+
+    def read(self, _currency: Currency) -> Parsed:
+        return milliseconds(self.at), Directive(None, Stop())
+
+
+class _Resume(_Control, frozen=True, gc=False, tag="resume"):
+    at: Time
+
+    def read(self, _currency: Currency) -> Parsed:
+        return milliseconds(self.at), Directive(None, Resume())
+
+
+class _Grant(_Control, frozen=True, gc=False, tag="grant"):
+    effective_at: Time
+    budget_id: Id
+    amount: str
+    currency: Code
+    shadow_price: DecimalText
+
+    def read(self, currency: Currency) -> Parsed:
+        currency.to_minor(self.amount)
+        check_currency(self.currency, currency)
+        return None, Ignored("not yet in force: grant")
+
+
+class _Approve(_Control, frozen=True, gc=False, tag="approve"):
+    effective_at: Time
+    play: Id
+
+    def read(self, _currency: Currency) -> Parsed:
+        return None, Ignored("not yet in force: approve")
+
+
+DECODE: Final = msgspec.json.Decoder(
+    _Tick | _Heartbeat | _Resumed | _AdoptSnapshot | _AdoptPlaybook | _Stop | _Resume | _Grant | _Approve
+).decode

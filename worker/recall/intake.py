@@ -1,0 +1,229 @@
+"""How what a user does, and what the shop says of him, changes his profile.
+
+Each function returns None, or the name of a counter where the record changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from worker.recall import rfm
+from worker.recall.days import LATENESS_MS, Days
+from worker.recall.profile import (
+    FAVOURITES_KEPT,
+    HALF_HOUR_MS,
+    ID_BYTES,
+    MESSAGE_IDS_KEPT,
+    NAME_CHARS_MAX,
+    ORDERS_KEPT,
+    WISHES_KEPT,
+    OpenDay,
+    PastOrder,
+    Profile,
+)
+from worker.recall.windows import MESSAGE_CLICK, ORDER, REFUND, WEEKS_KEPT, WISHLIST
+
+if TYPE_CHECKING:
+    from worker.recall.bodies import Activity, Cancel, Feedback, Order, ProfileUpdate, Refund
+
+DUPLICATE = "duplicate"
+LATE = "late"
+UNKNOWN_ORDER = "unknown order"
+
+
+def short_id(text: str) -> bytes:
+    """Return six bytes that stand for an id."""
+    return xxhash.xxh3_64_digest(text.encode())[:ID_BYTES]
+
+
+def activity(profile: Profile, body: Activity, at: int, clock: int, days: Days) -> str | None:
+    """Count what the user did; what is later than the lateness is left out."""
+    day = days.of(at)
+    open_day = _open(profile, day, at, clock, days)
+    if open_day is None:
+        return LATE
+    if _seen_before(open_day, body.message_id):
+        return DUPLICATE
+    channel = body.channel
+    if channel is not None:
+        open_day.add(channel)
+        profile.saw(channel, day)
+        if channel == WISHLIST and body.product_id is not None:
+            _wish(profile, body.product_id, body.price_minor)
+    _active(profile, open_day, at, day, days)
+    return None
+
+
+def order(profile: Profile, body: Order, at: int, clock: int, days: Days) -> str | None:
+    """Count an order, however late, while the weeks kept reach back to it."""
+    day = days.of(at)
+    week = days.week(day)
+    if week <= days.week(days.of(clock)) - WEEKS_KEPT:
+        return f"{LATE} order"
+    order_id = short_id(body.order_id)
+    if profile.find_order(order_id) is not None:
+        return DUPLICATE
+    open_day = _open(profile, day, at, clock, days)
+    weeks = profile.money()
+    rfm.add(weeks, week, orders=1, revenue=body.net_minor)
+    profile.keep_money(weeks)
+    profile.orders += 1
+    profile.spent += body.net_minor
+    profile.discounted += bool(body.coupon or body.discount_minor)
+    profile.first_order_at = min(profile.first_order_at or at, at)
+    profile.last_order_at = max(profile.last_order_at, at)
+    orders = profile.latest_orders = [*profile.latest_orders, PastOrder(order_id, at, body.net_minor)]
+    if len(orders) > ORDERS_KEPT:
+        orders.remove(min(orders, key=lambda past: (past.at, past.id)))
+    bought = {item.product_id[:NAME_CHARS_MAX] for item in body.items}
+    profile.wishes = [wish for wish in profile.wishes if wish[0] not in bought]
+    for item in body.items:
+        profile.items = _favour(profile.items, item.product_id)
+        if item.category:
+            profile.categories = _favour(profile.categories, item.category)
+    profile.saw(ORDER, day)
+    if open_day is None:
+        profile.history.append([day, ORDER, 1])
+        profile.first_at = min(profile.first_at or at, at)
+        profile.active_at = max(profile.active_at, at)
+    else:
+        open_day.add(ORDER)
+        _active(profile, open_day, at, day, days)
+    return None
+
+
+def refund(profile: Profile, body: Refund, at: int, clock: int, days: Days) -> str | None:
+    """Take a refund off the revenue, in the week in which it happened; without an amount, the full order."""
+    amount = body.amount_minor
+    if amount is None:
+        past = profile.find_order(short_id(body.order_id))
+        if past is None:
+            return UNKNOWN_ORDER
+        amount = past.net
+    day = days.of(at)
+    week = days.week(day)
+    if week <= days.week(days.of(clock)) - WEEKS_KEPT:
+        return f"{LATE} refund"
+    open_day = _open(profile, day, at, clock, days)
+    if open_day is None:
+        profile.history.append([day, REFUND, 1])
+    elif _seen_before(open_day, body.message_id):
+        return DUPLICATE
+    else:
+        open_day.add(REFUND)
+    profile.saw(REFUND, day)
+    weeks = profile.money()
+    rfm.add(weeks, week, refunds=amount)
+    profile.keep_money(weeks)
+    profile.refunded += amount
+    return None
+
+
+def cancel(profile: Profile, body: Cancel, days: Days) -> str | None:
+    """Undo an order: a cancelled order is no order."""
+    past = profile.find_order(short_id(body.order_id))
+    if past is None:
+        return UNKNOWN_ORDER
+    if past.cancelled:
+        return DUPLICATE
+    past.cancelled = True
+    weeks = profile.money()
+    rfm.add(weeks, days.week(days.of(past.at)), orders=-1, revenue=-past.net)
+    profile.keep_money(weeks)
+    profile.orders -= 1
+    profile.spent -= past.net
+    standing = [other.at for other in profile.latest_orders if not other.cancelled]
+    if standing:
+        profile.last_order_at = max(standing)
+    elif profile.orders == 0:
+        profile.first_order_at = profile.last_order_at = 0
+    return None
+
+
+def feedback(profile: Profile, body: Feedback, at: int, clock: int, days: Days) -> str | None:
+    """Take what became of a command.
+
+    A click or a visit is activity; an opening is not, since mail programs open by themselves.
+    """
+    if body.status == "unsubscribed":
+        profile.consent = {**profile.consent, f"{body.channel}:marketing": False}
+        return None
+    if body.status not in {"clicked", "visited"}:
+        return None
+    day = days.of(at)
+    open_day = _open(profile, day, at, clock, days)
+    if open_day is None:
+        return LATE
+    if _seen_before(open_day, body.message_id):
+        return DUPLICATE
+    open_day.add(MESSAGE_CLICK)
+    profile.saw(MESSAGE_CLICK, day)
+    _active(profile, open_day, at, day, days)
+    return None
+
+
+def update(profile: Profile, body: ProfileUpdate) -> None:
+    """Take what the shop says of the user, all but erasure; what is None stays as it was."""
+    if body.consent is not None:
+        said = {f"{channel}:{purpose}": given for channel, by in body.consent.items() for purpose, given in by.items()}
+        profile.consent = {**profile.consent, **said}
+    if body.timezone is not None:
+        profile.timezone = body.timezone
+    if body.opt_out_messages is not None:
+        profile.opted_out = body.opt_out_messages
+    if body.opt_out_profiling is not None:
+        profile.profiling_opted_out = body.opt_out_profiling
+    if body.excluded is not None:
+        profile.excluded = body.excluded
+
+
+def _open(profile: Profile, day: int, at: int, clock: int, days: Days) -> OpenDay | None:
+    """Return the open day of an event, or None where it comes too late for it."""
+    clock_day = days.of(clock)
+    if clock_day > profile.day:
+        profile.roll(clock_day)
+    return profile.open_day(day) if at >= clock - LATENESS_MS else None
+
+
+def _seen_before(open_day: OpenDay, message_id: str) -> bool:
+    """Tell whether the message was seen on that day; note it."""
+    short, ids = short_id(message_id), open_day.message_ids
+    place = ids.find(short)
+    while place >= 0:
+        if place % ID_BYTES == 0:
+            return True
+        place = ids.find(short, place + 1)
+    open_day.message_ids = (ids + short)[-MESSAGE_IDS_KEPT * ID_BYTES :]
+    return False
+
+
+def _active(profile: Profile, open_day: OpenDay, at: int, day: int, days: Days) -> None:
+    open_day.half_hours |= 1 << (at - days.start(day)) // HALF_HOUR_MS
+    profile.active_at = max(profile.active_at, at)
+    if not profile.first_at or at < profile.first_at:
+        profile.first_at = at
+
+
+def _favour(favourites: list[tuple[str, int]], name: str) -> list[tuple[str, int]]:
+    """Count a name among the most frequent ones; a new one takes the place of the rarest (space-saving, ICDT 2005).
+
+    >>> _favour([("tea", 2), ("jam", 1)], "tea")
+    [('tea', 3), ('jam', 1)]
+    """
+    name = name[:NAME_CHARS_MAX]
+    counts = dict(favourites)
+    if name in counts or len(counts) < FAVOURITES_KEPT:
+        counts[name] = counts.get(name, 0) + 1
+    else:
+        rarest, n = favourites[-1]
+        del counts[rarest]
+        counts[name] = n + 1
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _wish(profile: Profile, product_id: str, price: int | None) -> None:
+    name = product_id[:NAME_CHARS_MAX]
+    kept = [wish for wish in profile.wishes if wish[0] != name]
+    profile.wishes = [*kept, (name, -1 if price is None else price)][-WISHES_KEPT:]

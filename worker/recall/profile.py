@@ -1,0 +1,229 @@
+"""What is kept of a user: one row of about a kilobyte.
+
+The struct is both the class and the wire format (msgpack, an array). Fields are only appended, with defaults. What is
+seldom needed lies inside as bytes and is decoded when it is. Times are ms since the epoch, 0 for never; days are those
+of `days.Days`; money is in minor units.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from worker.recall.tiers import Standing
+from worker.recall.windows import CHANNELS, ORDER, History, pack, sessions_in, sparse, unpack
+from worker.stream.processor import NEVER
+
+VERSION = 1
+"""Of the row's encoding."""
+
+ROW_BYTES_MAX = 8192
+ID_BYTES = 6
+ORDERS_KEPT = 32
+MESSAGE_IDS_KEPT = 256
+"""A day; beyond it a message that was sent twice may count twice."""
+FAVOURITES_KEPT = 8
+WISHES_KEPT = 16
+NAME_CHARS_MAX = 64
+HALF_HOUR_MS = 30 * 60_000
+
+
+class OpenDay(msgspec.Struct, array_like=True, gc=False):
+    """A day that may still change: counts by channel, active half-hours, ids of messages seen."""
+
+    counts: list[int] = []
+    half_hours: int = 0
+    message_ids: bytes = b""
+
+    def add(self, channel: int, n: int = 1) -> None:
+        if not self.counts:
+            self.counts = [0] * len(CHANNELS)
+        self.counts[channel] += n
+
+
+class Gaps(msgspec.Struct, array_like=True, gc=False):
+    """Days between days with activity, by Welford's method (Technometrics 4:3, 1962)."""
+
+    last_day: int = 0
+    n: int = 0
+    mean: float = 0.0
+    m2: float = 0.0
+
+    def fold(self, day: int) -> None:
+        """Take a day with activity; days come in order.
+
+        >>> gaps = Gaps()
+        >>> for day in (10, 12, 16): gaps.fold(day)
+        >>> gaps.n, gaps.mean, gaps.variance
+        (2, 3.0, 2.0)
+        """
+        if self.last_day:
+            gap = day - self.last_day
+            self.n += 1
+            delta = gap - self.mean
+            self.mean += delta / self.n
+            self.m2 += delta * (gap - self.mean)
+        self.last_day = day
+
+    @property
+    def variance(self) -> float:
+        return self.m2 / (self.n - 1) if self.n > 1 else 0.0
+
+
+class PastOrder(msgspec.Struct, array_like=True, gc=False):
+    """An order seen lately."""
+
+    id: bytes
+    at: int
+    net: int
+    cancelled: bool = False
+
+
+class Episode(msgspec.Struct, array_like=True, gc=False):
+    """One story of a user slipping away: opened by a drop, decided once, observed until it ends."""
+
+    opened_at: int
+    trigger: str
+    cause: str
+    origin: int
+    target: int
+    fell: tuple[str, ...]
+    before: tuple[int, int, int] | None
+    after: tuple[int, int, int] | None
+    arm: str
+    due: int
+    """When it is decided; once that is done, when it ends."""
+    decided: bool = False
+    play: str | None = None
+    command_id: str | None = None
+    not_after: int = 0
+
+
+class Contact(msgspec.Struct, array_like=True, gc=False):
+    """A touch that was sent."""
+
+    at: int
+    channel: str
+
+
+class Profile(msgspec.Struct, array_like=True, gc=False):
+    """A user."""
+
+    key: bytes
+    due: int
+    """The earliest of all timers."""
+    silence_due: int
+    other_due: int
+    """The earliest of the timers but silence's, which every activity postpones."""
+
+    day: int = 0
+    """The later of the two open days; they are moved along by the clock."""
+    today: OpenDay = msgspec.field(default_factory=OpenDay)
+    yesterday: OpenDay = msgspec.field(default_factory=OpenDay)
+    history: History = msgspec.field(default_factory=History)
+    last_days: list[int] = []
+    """By channel, the last day on which it was used; empty before the first use of any."""
+    first_at: int = 0
+    active_at: int = 0
+    active_gaps: Gaps = msgspec.field(default_factory=Gaps)
+    order_gaps: Gaps = msgspec.field(default_factory=Gaps)
+
+    orders: int = 0
+    """In all time, cancelled ones taken off."""
+    first_order_at: int = 0
+    last_order_at: int = 0
+    weeks: bytes = b""
+    """By week: see `rfm.FIELDS`."""
+    latest_orders: list[PastOrder] = []
+    spent: int = 0
+    refunded: int = 0
+    discounted: int = 0
+    """Orders with a coupon or a discount."""
+    categories: list[tuple[str, int]] = []
+    items: list[tuple[str, int]] = []
+    wishes: list[tuple[str, int]] = []
+    """Product and its price when saved, -1 where unknown."""
+
+    standing: Standing = msgspec.field(default_factory=Standing)
+    visit_due: int = 0
+    fall_due: int = NEVER
+    held_until: int = 0
+    """While a source is down: when the silence is looked at again."""
+    episode: Episode | None = None
+    contacts: list[Contact] = []
+
+    consent: dict[str, bool] = {}
+    """By "channel:purpose"."""
+    timezone: str = ""
+    opted_out: bool = False
+    profiling_opted_out: bool = False
+    excluded: bool = False
+    erased: bool = False
+
+    examples: list[int] = []
+    """Days of the snapshots whose labels are not due yet; their features lie beside the row."""
+    risk: float = -1.0
+    risk_at: int = 0
+    risk_version: int = 0
+
+    def open_day(self, day: int) -> OpenDay | None:
+        """Return the open day, or None where it is closed."""
+        if day == self.day:
+            return self.today
+        return self.yesterday if day == self.day - 1 else None
+
+    def roll(self, day: int) -> None:
+        """Move the open days along to the clock's day, closing what is left behind."""
+        if day <= self.day:
+            return
+        if day == self.day + 1:
+            self._close(self.day - 1, self.yesterday)
+            self.yesterday = self.today
+        else:
+            self._close(self.day - 1, self.yesterday)
+            self._close(self.day, self.today)
+            self.yesterday = OpenDay()
+        self.today = OpenDay()
+        self.day = day
+        self.history.fold(day)
+
+    def _close(self, day: int, closed: OpenDay) -> None:
+        if closed.half_hours:
+            self.history.append(sparse(day, closed.counts, sessions_in(closed.half_hours)))
+            self.active_gaps.fold(day)
+            if closed.counts and closed.counts[ORDER]:
+                self.order_gaps.fold(day)
+        elif any(closed.counts):
+            self.history.append(sparse(day, closed.counts, 0))
+
+    def counts_by_day(self) -> list[list[int]]:
+        """Return all days known singly, open ones included, as sparse arrays; a day may come in parts."""
+        arrays = self.history.arrays() if self.history.n else []
+        for day, open_day in ((self.day - 1, self.yesterday), (self.day, self.today)):
+            if open_day.half_hours or open_day.counts:
+                arrays.append(sparse(day, open_day.counts, sessions_in(open_day.half_hours)))
+        return arrays
+
+    def money(self) -> list[int]:
+        """Return the weekly buckets of `rfm`."""
+        return unpack(self.weeks)
+
+    def keep_money(self, weeks: list[int]) -> None:
+        self.weeks = pack(weeks)
+
+    def saw(self, channel: int, day: int) -> None:
+        """Note the last day of a channel's use."""
+        if not self.last_days:
+            self.last_days = [0] * len(CHANNELS)
+        self.last_days[channel] = max(self.last_days[channel], day)
+
+    def find_order(self, order_id: bytes) -> PastOrder | None:
+        for order in self.latest_orders:
+            if order.id == order_id:
+                return order
+        return None
+
+    def erase(self) -> None:
+        """Leave nothing but the mark that the user was erased."""
+        blank = Profile(key=self.key, due=NEVER, silence_due=NEVER, other_due=NEVER, erased=True)
+        for field in self.__struct_fields__:
+            setattr(self, field, getattr(blank, field))

@@ -1,0 +1,205 @@
+"""What the model sees of a customer: numbers from the row alone, as of the start of a day of the shop.
+
+Only what happened on the days before it counts, also where the row has gone on already. Money is of the 52 complete
+weeks before the day's own. Two things are as the row has them, since it keeps no days of them: the share of discounted
+orders, and the tier.
+
+Heavy tails are drawn in by the signed log1p. All values are whole thousandths within +-32.767, so that two bytes hold
+one exactly, and text shows it in few digits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from math import copysign, log1p, sqrt
+from typing import TYPE_CHECKING, Final
+
+from worker.recall.profile import Gaps
+from worker.recall.rfm import FIELDS
+from worker.recall.tiers import Tier
+from worker.recall.windows import CHANNELS, DAYS_KEPT, ORDER, SESSION, WEEKS_KEPT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from worker.recall.days import Days
+    from worker.recall.profile import Profile
+
+WINDOWS_DAYS: Final = (1, 7, 30, 90)
+TREND_DAYS: Final = 30
+RECENCY_MAX_DAYS: Final = DAYS_KEPT + 1
+"""Stands for everything that the days kept do not reach, never included."""
+NEVER_DAYS: Final = 999
+"""Stands for never, where a recency is known beyond the days kept."""
+ASSUMED_GAP_DAYS: Final = 30
+"""One gap of this length is assumed beside those seen, so that a rhythm is defined from the first day on."""
+
+SCALE: Final = 1000
+_LIMIT: Final = 32_767
+
+_TREND_UNIT = f"log1p(count in {TREND_DAYS} days) - log1p(count in the {TREND_DAYS} days before)"
+
+
+def _schema() -> Iterator[tuple[str, str]]:
+    """Yield names and units, in order."""
+    for channel in CHANNELS:
+        for days in WINDOWS_DAYS:
+            yield f"{channel}_{days}d", "log1p(count)"
+        yield f"{channel}_trend", _TREND_UNIT
+        yield f"{channel}_recency", f"log1p(days, at most {RECENCY_MAX_DAYS})"
+    for rhythm in ("active", "order"):
+        yield f"{rhythm}_recency_days", f"log1p(days, at most {NEVER_DAYS})"
+        yield f"{rhythm}_gap_mean", f"log1p(days, one gap of {ASSUMED_GAP_DAYS} assumed)"
+        yield f"{rhythm}_gap_deviation", "log1p(days)"
+        yield f"{rhythm}_gap_last", "log1p(days, 0 where not known)"
+        yield f"{rhythm}_overdue", f"log1p({rhythm}_recency_days / {rhythm}_gap_mean, as days)"
+    yield "orders_52w", "log1p(count)"
+    yield "net_revenue_52w", "signed log1p(minor units)"
+    yield "order_value_52w", "log1p(minor units an order)"
+    yield "refund_share_52w", "share of revenue, 0 to 1"
+    yield "discount_share", "share of orders, 0 to 1"
+    yield "tenure", "log1p(days)"
+    for tier in Tier:
+        yield f"tier_{tier.label}", "0 or 1"
+    yield "tier_age", f"log1p(days, at most {NEVER_DAYS})"
+
+
+_SCHEMA = tuple(_schema())
+NAMES: Final[tuple[str, ...]] = tuple(name for name, _ in _SCHEMA)
+SCHEMA_HASH: Final[str] = hashlib.blake2b(
+    "\n".join(f"{name}: {unit}, in {SCALE}ths" for name, unit in _SCHEMA).encode(), digest_size=8
+).hexdigest()
+"""Of names, units and their order: what was computed under another hash means something else."""
+
+
+def compute(profile: Profile, t_day: int, days: Days) -> list[float]:
+    """Return the features as of the start of the day, in the order of `NAMES`.
+
+    The row must not have closed the day itself: its later open day is at most the day after.
+    """
+    values: list[int] = []
+    active = _channels(profile, t_day, values)
+    active_days, order_days = _open_days(profile, t_day)
+    last_active = t_day - active[0] if active else max([*active_days, profile.active_gaps.last_day])
+    _rhythm(
+        profile.active_gaps, active_days, last_active, active[1] - active[0] if len(active) > 1 else 0, t_day, values
+    )
+    last_order, order_before = _last_orders(profile, days.start(t_day), days)
+    _rhythm(profile.order_gaps, order_days, last_order, last_order - order_before if order_before else 0, t_day, values)
+    _money(profile, days.week(t_day), values)
+    standing = profile.standing
+    values.append(_log(max(0, t_day - days.of(profile.first_at))) if profile.first_at else 0)
+    values += (SCALE * (tier == standing.tier) for tier in Tier)
+    since = standing.since
+    values.append(_log(min(NEVER_DAYS, max(0, t_day - days.of(since)))) if since else _log(NEVER_DAYS))
+    return [value / SCALE for value in values]
+
+
+def _log(x: float) -> int:
+    """Return the signed log1p in thousandths.
+
+    >>> _log(1), _log(-1), _log(1e30)
+    (693, -693, 32767)
+    """
+    return min(_LIMIT, max(-_LIMIT, round(copysign(log1p(abs(x)), x) * SCALE)))
+
+
+_LOGS: Final = tuple(map(_log, range(1024)))
+
+
+def _log_count(n: int) -> int:
+    return _LOGS[n] if 0 <= n < len(_LOGS) else _log(n)
+
+
+_PERIOD_ENDS: Final = (1, 7, TREND_DAYS, 2 * TREND_DAYS, DAYS_KEPT)
+_PERIOD_OF: Final = tuple(next(i for i, end in enumerate(_PERIOD_ENDS) if age <= end) for age in range(DAYS_KEPT + 1))
+"""By age in days, the period that it lies in."""
+
+
+def _channels(profile: Profile, t_day: int, values: list[int]) -> list[int]:
+    """Append counts, trend and recency by channel; return the ages of the last two days with a session."""
+    periods = [[0] * len(CHANNELS) for _ in _PERIOD_ENDS]
+    recencies = [RECENCY_MAX_DAYS] * len(CHANNELS)
+    active = set()
+    for array in profile.counts_by_day():
+        age = t_day - array[0]
+        if not 0 < age <= DAYS_KEPT:
+            continue
+        if len(array) > 1 and array[1] == SESSION:
+            active.add(age)
+        period = periods[_PERIOD_OF[age]]
+        for i in range(1, len(array), 2):
+            channel = array[i]
+            period[channel] += array[i + 1]
+            if age < recencies[channel]:  # noqa: PLR1730 - min() costs a call
+                recencies[channel] = age
+    for day, week, month, month_before, rest, recency in zip(*periods, recencies, strict=True):
+        in_week = day + week
+        in_month = in_week + month
+        log_month = _log_count(in_month)
+        values += (
+            _log_count(day),
+            _log_count(in_week),
+            log_month,
+            _log_count(in_month + month_before + rest),
+            log_month - _log_count(month_before),
+            _LOGS[recency],
+        )
+    return sorted(active)[:2]
+
+
+def _open_days(profile: Profile, t_day: int) -> tuple[list[int], list[int]]:
+    """Return the days with activity and with orders that the statistics of gaps have yet to take."""
+    active, ordered = [], []
+    for day, open_day in ((profile.day - 1, profile.yesterday), (profile.day, profile.today)):
+        if open_day.half_hours and day < t_day:
+            active.append(day)
+            if open_day.counts and open_day.counts[ORDER]:
+                ordered.append(day)
+    return active, ordered
+
+
+def _last_orders(profile: Profile, start: int, days: Days) -> tuple[int, int]:
+    """Return the last two days with an order before `start`; 0 where there is none, or it is not known."""
+    last = 0
+    for at in sorted((order.at for order in profile.latest_orders if not order.cancelled), reverse=True):
+        if at < start:
+            day = days.of(at)
+            if last and day < last:
+                return last, day
+            last = day
+    if not last and 0 < profile.last_order_at < start:
+        last = days.of(profile.last_order_at)
+    return last, 0
+
+
+def _rhythm(gaps: Gaps, more: list[int], last_day: int, last_gap: int, t_day: int, values: list[int]) -> None:
+    """Append what gaps say; `more` are days that come after those folded in."""
+    folded = Gaps(gaps.last_day, gaps.n, gaps.mean, gaps.m2)
+    for day in more:
+        folded.fold(day)
+    recency = min(NEVER_DAYS, t_day - last_day) if last_day else NEVER_DAYS
+    mean = (folded.mean * folded.n + ASSUMED_GAP_DAYS) / (folded.n + 1)
+    values += (_log_count(recency), _log(mean), _log(sqrt(folded.variance)), _log_count(last_gap), _log(recency / mean))
+
+
+def _money(profile: Profile, week: int, values: list[int]) -> None:
+    """Append what was bought in the 52 weeks before the week."""
+    weeks = profile.money()
+    orders = revenue = refunds = 0
+    for i in range(0, len(weeks), FIELDS):
+        if week - WEEKS_KEPT < weeks[i] < week:
+            orders += weeks[i + 1]
+            revenue += weeks[i + 2]
+            refunds += weeks[i + 3]
+    values += (
+        _log_count(orders),
+        _log(revenue - refunds),
+        _log(revenue / orders) if orders > 0 else 0,
+        _share(refunds, revenue),
+        _share(profile.discounted, profile.orders),
+    )
+
+
+def _share(part: int, whole: int) -> int:
+    return min(SCALE, max(0, round(SCALE * part / whole))) if whole > 0 else 0

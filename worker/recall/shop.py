@@ -1,0 +1,78 @@
+"""What does not change while a worker runs, and what all keys of a partition share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from worker.recall.days import Days
+from worker.recall.holdout import Holdout
+from worker.recall.money import Currency
+from worker.recall.rfm import CutPoints
+from worker.recall.tiers import TierRules
+
+if TYPE_CHECKING:
+    from worker.recall.playbook import Playbook
+
+CONTACT_AFTERMATH_DAYS = 90
+"""A holdout's epoch outlasts the risk's horizon by more than this."""
+
+
+class Shop(NamedTuple):
+    """Settings that the rules depend on; `live_from` in ms (before it nothing leaves), `stall_ms` of a heartbeat."""
+
+    currency: Currency
+    days: Days
+    partitions: int
+    salt: str
+    live_from: int
+    dry_run: bool = False
+    horizon_days: int = 30
+    require_heartbeat: tuple[str, ...] = ()
+    stall_ms: int = 15 * 60_000
+    source: str = "/recall"
+    """`ce_source` of what goes out."""
+
+
+class InForce(NamedTuple):
+    """A playbook, in the forms that the rules take."""
+
+    playbook: Playbook
+    version: str
+    rules: TierRules
+    cuts: CutPoints
+    holdout: Holdout
+
+    @classmethod
+    def of(cls, playbook: Playbook, shop: Shop) -> InForce:
+        """Prepare a playbook for a shop; an epoch of the holdout that is too short for the horizon is refused."""
+        least = shop.horizon_days + CONTACT_AFTERMATH_DAYS
+        if playbook.holdout.epoch_days <= least:
+            raise ValueError(
+                f"playbook {playbook.name}: holdout.epoch_days = {playbook.holdout.epoch_days}: allowed is more than "
+                f"{least}, the horizon of {shop.horizon_days} days and {CONTACT_AFTERMATH_DAYS}"
+            )
+        holdout = Holdout(shop.salt, playbook.holdout.share, playbook.holdout.epoch_days)
+        return cls(playbook, playbook.version, playbook.tier_rules(), playbook.cut_points(shop.currency), holdout)
+
+
+class Source(msgspec.Struct, array_like=True, frozen=True):
+    """A source that has to give signs of life: its last one, and since when it is trusted again."""
+
+    at: int
+    trusted_from: int
+
+
+class Shared(msgspec.Struct, array_like=True, frozen=True):
+    """The customers' part of the partition record; moved by directives and days alone."""
+
+    playbook: str = ""
+    snapshot: int = 0
+    """Version of the model in force; 0 before the first."""
+    stopped: bool = False
+    wall: int = 0
+    """The wall clock when the worker took the partition up again."""
+    day_due: int = 0
+    """When the current day closes."""
+    sources: dict[str, Source] = {}

@@ -1,0 +1,533 @@
+"""The customers, as a processor of the stream: what each record, timer, decision and directive does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import orjson
+from msgspec.structs import replace
+
+from worker.recall import commands, eligibility, episodes, intake, rfm, tiers, value
+from worker.recall.bodies import (
+    Activity,
+    AdoptPlaybook,
+    AdoptSnapshot,
+    Cancel,
+    Feedback,
+    Heartbeat,
+    Order,
+    ProfileUpdate,
+    Refund,
+    Resume,
+    Resumed,
+    Stop,
+)
+from worker.recall.days import DAY_MS, HOUR_MS, LATENESS_MS, SETTLE_MS
+from worker.recall.events import parse
+from worker.recall.holdout import CONTROL, uniform
+from worker.recall.profile import VERSION, Contact, Profile
+from worker.recall.risk import explain, features, labels
+from worker.recall.shop import InForce, Shared, Shop, Source
+from worker.recall.tiers import Tier, Transition
+from worker.stream.processor import NEVER, Attach, Context, Count, Directive, Effect, Output, Parsed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from worker.recall.playbook import Play, Playbook
+    from worker.recall.risk.model import Scorer
+
+TRAINING = "churn-training"
+HELD_RETRY_MS = HOUR_MS
+"""How often a silence that is held back is looked at again."""
+NOTHING: Final[tuple[Effect, ...]] = ()
+
+
+class Customers:
+    """`Processor[Profile, Shared]`.
+
+    `models` maps the versions of the model to what scores with them; the driver may add to it while the worker runs.
+    The first of `playbooks` is in force until a directive says otherwise.
+    """
+
+    version = VERSION
+
+    def __init__(self, shop: Shop, playbooks: Sequence[Playbook], models: Mapping[int, Scorer]) -> None:
+        self.shop = shop
+        self._days = shop.days
+        self._currency = shop.currency
+        self._playbooks = {book.version: InForce.of(book, shop) for book in playbooks}
+        self._first = playbooks[0].version
+        self._models = models
+        self._decode = msgspec.msgpack.Decoder(Profile).decode
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode_shared = msgspec.msgpack.Decoder(Shared).decode
+
+    # -- rows ----------------------------------------------------------------------------------------------------------
+
+    def parse(self, topic: str, key: bytes | None, value: bytes | None, recorded_at: int) -> Parsed:
+        return parse(topic, key, value, recorded_at, self._currency)
+
+    def new(self, key: bytes) -> Profile:
+        return Profile(key=key, due=NEVER, silence_due=NEVER, other_due=NEVER)
+
+    def decode(self, body: bytes) -> Profile:
+        return self._decode(body)
+
+    def encode(self, state: Profile) -> bytes:
+        return self._encode(state)
+
+    def next_due(self, state: Profile) -> int:
+        return state.due
+
+    def deciding(self, state: Profile) -> bool:
+        """Tell whether a decision comes next; at the same time, it comes after all else."""
+        episode = state.episode
+        if episode is None or episode.decided:
+            return False
+        return episode.due < min(state.silence_due, self._quiet_due(state))
+
+    # -- records -------------------------------------------------------------------------------------------------------
+
+    def apply(self, state: Profile, shared: Shared, at: int, body: object, context: Context) -> Sequence[Effect]:
+        if state.erased:
+            return (Count("erased"),)
+        if type(body) is Activity:
+            counted = intake.activity(state, body, at, context.clock, self._days)
+            if counted is not None:
+                return (Count(counted),)
+            if state.orders:
+                return self._was_active(state, shared, at, context)
+            return NOTHING
+        return self._applied(state, shared, at, body, context)
+
+    def _applied(self, state: Profile, shared: Shared, at: int, body: object, context: Context) -> Sequence[Effect]:
+        """Take what comes seldom."""
+        clock, days = context.clock, self._days
+        if type(body) is Order:
+            counted = intake.order(state, body, at, clock, days)
+            return (Count(counted),) if counted else self._ordered(state, shared, at, context)
+        if type(body) is Refund:
+            counted = intake.refund(state, body, at, clock, days)
+            return (Count(counted),) if counted else self._evaluated(state, shared, "refund", context)
+        if type(body) is Cancel:
+            counted = intake.cancel(state, body, days)
+            return (Count(counted),) if counted else self._evaluated(state, shared, "refund", context)
+        if type(body) is Feedback:
+            counted = intake.feedback(state, body, at, clock, days)
+            effects: list[Effect] = [Count(counted or f"feedback.{body.status}")]
+            if body.status == "unsubscribed":
+                effects += self._withdrawn(state, shared, context)
+            elif counted is None and state.orders and body.status in {"clicked", "visited"}:
+                effects += self._was_active(state, shared, at, context)
+            return effects
+        if type(body) is ProfileUpdate:
+            return self._updated(state, shared, body, context)
+        raise TypeError(f"body {type(body).__name__}: no rule for it")
+
+    def _was_active(self, state: Profile, shared: Shared, at: int, context: Context) -> Sequence[Effect]:
+        """Postpone the silence, or end it."""
+        if state.standing.tier == Tier.SILENT:
+            effects = self._end(state, shared, "void", context) if self._would_have_prevented(state, at) else []
+            self._visit_next(state, context.clock)
+            return [*effects, *self._evaluated(state, shared, "activity", context)]
+        state.silence_due = self._silence_due(state, self._in_force(shared))
+        state.due = min(state.other_due, state.silence_due)
+        return NOTHING
+
+    def _ordered(self, state: Profile, shared: Shared, at: int, context: Context) -> Sequence[Effect]:
+        effects: list[Effect] = []
+        if state.episode is not None:
+            reason = "void" if at <= state.episode.opened_at else "ordered"
+            effects += self._end(state, shared, reason, context)
+        self._visit_next(state, context.clock)
+        return [*effects, *self._evaluated(state, shared, "order", context)]
+
+    def _would_have_prevented(self, state: Profile, at: int) -> bool:
+        """Tell whether an activity lies before the silence that it comes too late to prevent."""
+        episode = state.episode
+        return episode is not None and episode.cause == "silence" and at < episode.opened_at
+
+    def _updated(self, state: Profile, shared: Shared, body: ProfileUpdate, context: Context) -> Sequence[Effect]:
+        """Take consent and the like at once, whenever it was said; erasure leaves nothing but its mark."""
+        if body.erase:
+            effects: list[Effect] = [Count("erasures")]
+            if state.episode is not None:
+                effects += self._end(state, shared, "erased", context)
+            effects += [Attach(_name(day), None) for day in state.examples]
+            state.erase()
+            return effects
+        intake.update(state, body)
+        effects = []
+        if state.profiling_opted_out and state.examples:
+            effects += [Attach(_name(day), None) for day in state.examples]
+            state.examples = []
+        effects += self._withdrawn(state, shared, context)
+        self._schedule(state, shared, context.clock)
+        return effects
+
+    def _withdrawn(self, state: Profile, shared: Shared, context: Context) -> list[Effect]:
+        """Call back a touch that the user does not allow any more."""
+        episode = state.episode
+        if episode is None or episode.command_id is None or context.clock > episode.not_after:
+            return []
+        book = self._in_force(shared).playbook
+        play = next((play for play in book.plays if play.name == episode.play), None)
+        if play is None or eligibility.forbids(state, play, book) is None:
+            return []
+        effects = self._end(state, shared, "withdrawn", context)
+        self._schedule(state, shared, context.clock)
+        return effects
+
+    # -- tiers ---------------------------------------------------------------------------------------------------------
+
+    def _evaluated(self, state: Profile, shared: Shared, cause: str, context: Context) -> list[Effect]:
+        """Let the user's worth act on his tier, and set his timers."""
+        book = self._in_force(shared)
+        transition = value.evaluate(state, context.clock, cause, book.cuts, book.rules, self._days)
+        effects = [] if transition is None else self._moved(state, shared, transition, context)
+        self._schedule(state, shared, context.clock)
+        return effects
+
+    def _moved(self, state: Profile, shared: Shared, transition: Transition, context: Context) -> list[Effect]:
+        effects: list[Effect] = [
+            commands.tier_change(state, transition),
+            Count(f"tier.{transition.origin.label}>{transition.target.label}"),
+        ]
+        self._score(state, shared, context.clock)
+        if episodes.opens(state, transition):
+            holdout = self._in_force(shared).holdout
+            day = self._days.of(transition.at)
+            state.episode = episodes.open_episode(state, transition, context.clock, holdout, day)
+        return effects
+
+    # -- timers --------------------------------------------------------------------------------------------------------
+
+    def wake(self, state: Profile, shared: Shared, due: int, context: Context) -> Sequence[Effect]:
+        effects: list[Effect] = []
+        if state.examples and labels.due(state.examples[0], self.shop.horizon_days, self._days) <= due:
+            effects += self._labelled(state, shared, context)
+        if state.visit_due and state.visit_due <= due:
+            effects += self._visited(state, shared, due, context)
+        episode = state.episode
+        if episode is not None and episode.decided and episode.due <= due:
+            effects += self._end(state, shared, "expired", context)
+        if state.silence_due <= due:
+            effects += self._silent(state, shared, due, context)
+        if state.fall_due <= due:
+            effects += self._evaluated(state, shared, "time", context)
+        self._schedule(state, shared, due)
+        return effects
+
+    def _silent(self, state: Profile, shared: Shared, due: int, context: Context) -> list[Effect]:
+        """Drop to silent, unless a source is down: that looks like customers who leave."""
+        if not self._sources_live(shared, due):
+            state.held_until = due + HELD_RETRY_MS
+            return [Count("silence held")]
+        began = value.silence_begins(state, self._in_force(shared).rules)
+        return self._moved(state, shared, tiers.silence(state.standing, began), context)
+
+    def _sources_live(self, shared: Shared, at: int) -> bool:
+        for name in self.shop.require_heartbeat:
+            source = shared.sources.get(name)
+            if source is None or at - source.at > self.shop.stall_ms or at < source.trusted_from:
+                return False
+        return True
+
+    def _visited(self, state: Profile, shared: Shared, due: int, context: Context) -> list[Effect]:
+        """Do what is due weekly: new cut points first, then the risk and an example to learn from."""
+        book, days = self._in_force(shared), self._days
+        effects: list[Effect] = []
+        standing = state.standing
+        if standing.tier > Tier.SILENT and standing.cut_points != book.cuts.version:
+            transition = value.evaluate(state, due, "recut", book.cuts, book.rules, days)
+            if transition is not None:
+                effects += self._moved(state, shared, transition, context)
+        self._forget(state, book, due)
+        if not value.is_active(state, due):
+            state.visit_due = 0
+            return effects
+        state.visit_due = self._next_visit(state, due)
+        if state.profiling_opted_out:
+            return effects
+        today = days.of(due)
+        seen = features.compute(state, today, days)
+        self._keep_risk(state, shared, seen, due)
+        if today not in state.examples:
+            state.examples = [*state.examples, today]
+            effects.append(Attach(_name(today), labels.pack(seen)))
+        return effects
+
+    def _forget(self, state: Profile, book: InForce, at: int) -> None:
+        """Drop what no rule reaches any more."""
+        weeks = state.money()
+        rfm.prune(weeks, self._days.week(self._days.of(at)))
+        state.keep_money(weeks)
+        caps = book.playbook.caps
+        longest = max([caps.user.days, self.shop.horizon_days, *(cap.days for cap in caps.channel.values())])
+        oldest = at - longest * DAY_MS - LATENESS_MS
+        state.contacts = [contact for contact in state.contacts if contact.at > oldest]
+
+    def _visit_next(self, state: Profile, at: int) -> None:
+        """Begin the weekly visits, where there are none."""
+        if not state.visit_due:
+            state.visit_due = self._next_visit(state, at)
+
+    def _next_visit(self, state: Profile, at: int) -> int:
+        """Return the next weekly visit: a midnight, on a weekday of the user's own."""
+        days = self._days
+        day = days.of(at) + 1
+        phase = int(uniform(self.shop.salt, b"visit", state.key) * 7)
+        return days.start(day + (phase - day) % 7)
+
+    def _labelled(self, state: Profile, shared: Shared, context: Context) -> list[Effect]:
+        """Write the example whose outcome is known now."""
+        shop, days = self.shop, self._days
+        day, *state.examples = state.examples
+        raw = context.attachment(_name(day))
+        if raw is None:
+            return [Count("example lost")]
+        since, until = days.start(day), days.start(day) + shop.horizon_days * DAY_MS
+        holdout = self._in_force(shared).holdout
+        held_out = all(holdout.arm(state.key, d) == CONTROL for d in (day, day + shop.horizon_days))
+        learned = held_out or until < shop.live_from
+        example = {
+            "kind": "example",
+            "id": labels.example_id(shop.salt, state.key, day),
+            "t": days.date(day),
+            "label_day": days.date(labels.label_day(day, shop.horizon_days, days)),
+            "horizon_days": shop.horizon_days,
+            "y": labels.no_order(state, day, shop.horizon_days, days),
+            "weight": 1.0 if learned else 0.0,
+            "holdout": held_out,
+            "treated": any(since < contact.at <= until for contact in state.contacts),
+            "tier": Tier(state.standing.tier).label,
+            "features": labels.unpack(raw),
+            "schema_hash": features.SCHEMA_HASH,
+        }
+        return [Attach(_name(day), None), Output(TRAINING, None, orjson.dumps(example), partition=0)]
+
+    def _score(self, state: Profile, shared: Shared, at: int) -> None:
+        if not state.profiling_opted_out and shared.snapshot:
+            self._keep_risk(state, shared, features.compute(state, self._days.of(at), self._days), at)
+
+    def _keep_risk(self, state: Profile, shared: Shared, seen: list[float], at: int) -> None:
+        model = self._models.get(shared.snapshot)
+        if model is not None:
+            state.risk, state.risk_at, state.risk_version = model.score(seen), at, shared.snapshot
+
+    # -- decisions -----------------------------------------------------------------------------------------------------
+
+    def decide(self, state: Profile, shared: Shared, due: int, context: Context) -> tuple[Shared, Sequence[Effect]]:
+        """Pass the guards in their order: holdout, eligibility, choice; then whether anything may leave at all."""
+        book = self._in_force(shared)
+        episode = state.episode
+        assert episode is not None  # a decision is about one
+        episode.decided = True
+        episode.due = due + book.playbook.observe_days * DAY_MS
+        play = episodes.choose(state, episode, book.playbook)
+        reason = self._refusal(state, shared, play, book, due)
+        effects: list[Effect] = []
+        if play is not None:
+            episode.play = play.name
+        if reason is None:
+            assert play is not None  # no play is a refusal
+            episode.command_id = commands.command_id(state, episode, play.name)
+            episode.not_after = self._not_after(play, due)
+            state.contacts = [*state.contacts, Contact(due, play.channel)]
+            effects.append(self._command(state, shared, play, due, book))
+            effects.append(Count(f"command.{play.name}"))
+        else:
+            effects.append(Count(f"suppressed.{reason}"))
+        effects.append(
+            commands.decision(
+                state,
+                episode,
+                due,
+                outcome="sent" if reason is None else "suppressed",
+                reason=reason or "sent",
+                play=play,
+                versions=self._versions(shared),
+                offsets=context.offsets,
+            )
+        )
+        self._schedule(state, shared, due)
+        return shared, effects
+
+    def _refusal(  # noqa: PLR0911 - one way out for each guard, in their order
+        self, state: Profile, shared: Shared, play: Play | None, book: InForce, at: int
+    ) -> str | None:
+        episode = state.episode
+        assert episode is not None  # seen by the caller
+        if episode.arm == CONTROL:
+            return "holdout"
+        if play is None:
+            return "no play"
+        reason = eligibility.refusal(state, play, book.playbook, at)
+        if reason is not None:
+            return reason
+        if at < self.shop.live_from:
+            return "before launch"
+        if at < shared.wall and self._not_after(play, at) < shared.wall:
+            return "stale"
+        if shared.stopped:
+            return "stopped"
+        return "dry run" if self.shop.dry_run else None
+
+    def _not_after(self, play: Play, at: int) -> int:
+        return at + play.valid_days * DAY_MS
+
+    def _command(self, state: Profile, shared: Shared, play: Play, at: int, book: InForce) -> Output:
+        values = value.rfm_of(state, at, self._days)
+        episode = state.episode
+        assert values is not None  # a drop follows an order
+        assert episode is not None  # seen by the caller
+        return commands.command(
+            state,
+            episode,
+            play,
+            at,
+            shop=self.shop,
+            rfm=values,
+            arm_share=book.playbook.holdout.share,
+            risk=self._risk(state, shared, at),
+            versions=self._versions(shared),
+        )
+
+    def _risk(self, state: Profile, shared: Shared, at: int) -> dict[str, Any] | None:
+        """Score anew, and say what moved the score."""
+        model = self._models.get(shared.snapshot)
+        if model is None:
+            return None
+        seen = features.compute(state, self._days.of(at), self._days)
+        self._keep_risk(state, shared, seen, at)
+        return {
+            "probability": state.risk,
+            "horizon_days": self.shop.horizon_days,
+            "level": None,
+            "model_version": shared.snapshot,
+            "top_factors": explain.factors(model, seen),
+        }
+
+    def _versions(self, shared: Shared) -> dict[str, Any]:
+        book = self._in_force(shared)
+        return {"playbook": book.version, "snapshot": shared.snapshot or None, "cut_points": book.cuts.version}
+
+    def _end(self, state: Profile, shared: Shared, reason: str, context: Context) -> list[Effect]:
+        return episodes.end(
+            state,
+            context.clock,
+            reason,
+            outcome="void" if reason == "void" else "ended",
+            shop=self.shop,
+            versions=self._versions(shared),
+        )
+
+    # -- scheduling ----------------------------------------------------------------------------------------------------
+
+    def _schedule(self, state: Profile, shared: Shared, at: int) -> None:
+        """Set all timers anew."""
+        book = self._in_force(shared)
+        drop_due = tiers.drop_due(state.standing, book.rules)
+        fall_due = value.next_fall(state, at, book.cuts, self._days)
+        state.fall_due = fall_due if drop_due is None else min(fall_due, drop_due)
+        state.silence_due = self._silence_due(state, book)
+        episode = state.episode
+        decision_due = NEVER if episode is None or episode.decided else episode.due
+        state.other_due = min(self._quiet_due(state), decision_due)
+        state.due = min(state.other_due, state.silence_due)
+
+    def _silence_due(self, state: Profile, book: InForce) -> int:
+        began = value.silence_begins(state, book.rules)
+        return NEVER if began == NEVER else max(began + SETTLE_MS, state.held_until)
+
+    def _quiet_due(self, state: Profile) -> int:
+        """Return the earliest of the timers that are neither silence nor a decision."""
+        due = state.fall_due
+        if state.visit_due:
+            due = min(due, state.visit_due)
+        if state.episode is not None and state.episode.decided:
+            due = min(due, state.episode.due)
+        if state.examples:
+            due = min(due, labels.due(state.examples[0], self.shop.horizon_days, self._days))
+        return due
+
+    # -- what all keys share -------------------------------------------------------------------------------------------
+
+    def decode_shared(self, raw: bytes | None) -> Shared:
+        return Shared() if raw is None else self._decode_shared(raw)
+
+    def encode_shared(self, shared: Shared) -> bytes:
+        return self._encode(shared)
+
+    def shared_due(self, shared: Shared) -> int:
+        return shared.day_due
+
+    def wake_shared(self, shared: Shared, due: int, context: Context) -> tuple[Shared, Sequence[Effect]]:
+        """Close the day that is over: its labels are all written. The first time, find the place in time."""
+        days = self._days
+        if not shared.day_due:
+            day_due = days.start(days.of(context.clock) + 1)
+            return replace(shared, day_due=day_due, playbook=shared.playbook or self._first), NOTHING
+        today = days.of(due)
+        closed = {
+            "kind": "day_closed",
+            "day": days.date(today - 1),
+            "partition": context.partition,
+            "partitions": self.shop.partitions,
+        }
+        effects = (Output(TRAINING, None, orjson.dumps(closed), partition=0),)
+        return replace(shared, day_due=days.start(today + 1)), effects
+
+    def direct(  # noqa: PLR0911 - one way out for each directive
+        self,
+        shared: Shared,
+        directive: Directive,
+        context: Context,  # noqa: ARG002 - of the protocol
+    ) -> tuple[Shared, Sequence[Effect]]:
+        """Take a directive; see `schemas.control`."""
+        body = directive.body
+        match body:
+            case Heartbeat(source, at):
+                return self._beat(shared, source, at), NOTHING
+            case Resumed(wall):
+                return replace(shared, wall=max(shared.wall, wall)), (Count("resumed"),)
+            case AdoptSnapshot(version):
+                return replace(shared, snapshot=version), (Count("adopted snapshot"),)
+            case AdoptPlaybook(version):
+                return replace(shared, playbook=version), (Count("adopted playbook"),)
+            case Stop():
+                return replace(shared, stopped=True), (Count("stopped"),)
+            case Resume():
+                return replace(shared, stopped=False), (Count("resumed by operator"),)
+        raise TypeError(f"directive {body!r}: no rule for it")
+
+    def missing(self, directive: Directive) -> str | None:
+        match directive.body:
+            case AdoptSnapshot(version) if version not in self._models:
+                return f"snapshot {version} of the model"
+            case AdoptPlaybook(version) if version not in self._playbooks:
+                return f"playbook {version}"
+        return None
+
+    def _beat(self, shared: Shared, name: str, at: int) -> Shared:
+        """Note a source's sign of life; after an outage it is trusted again once what was late can have come."""
+        before = shared.sources.get(name)
+        if before is None:
+            source = Source(at, at)
+        elif at <= before.at:
+            return shared
+        elif at - before.at > self.shop.stall_ms:
+            source = Source(at, at + LATENESS_MS)
+        else:
+            source = Source(at, before.trusted_from)
+        return replace(shared, sources={**shared.sources, name: source})
+
+    def _in_force(self, shared: Shared) -> InForce:
+        return self._playbooks[shared.playbook or self._first]
+
+
+def _name(day: int) -> bytes:
+    """Return the name under which the features of a day lie beside the row."""
+    return day.to_bytes(8, "big")

@@ -1,0 +1,73 @@
+"""What a user is worth now: R, F and M of the profile, and the tier that follows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worker.recall import rfm, tiers
+from worker.recall.days import DAY_MS, Days
+from worker.recall.rfm import FIELDS, CutPoints, Rfm
+from worker.recall.tiers import Tier, TierRules, Transition
+from worker.recall.windows import WEEKS_KEPT
+from worker.stream.processor import NEVER
+
+if TYPE_CHECKING:
+    from worker.recall.profile import Profile
+
+SCORED_FROM_ORDERS = 2
+"""A user with fewer orders is new."""
+ACTIVE_DAYS = 180
+"""A user without activity for longer is no longer visited or predicted."""
+
+
+def rfm_of(profile: Profile, at: int, days: Days) -> Rfm | None:
+    """Return R, F and M as of a time, or None before the first order."""
+    if profile.orders == 0:
+        return None
+    today = days.of(at)
+    f, m = rfm.window(profile.money(), days.week(today))
+    return Rfm(today - days.of(profile.last_order_at), f, m)
+
+
+def evaluate(profile: Profile, at: int, cause: str, cuts: CutPoints, rules: TierRules, days: Days) -> Transition | None:
+    """Let what the user is worth at a time act on his tier; return the change, if there is one."""
+    standing = profile.standing
+    if profile.orders < SCORED_FROM_ORDERS and standing.tier <= Tier.SILENT:
+        return tiers.move(standing, Tier.NEW, None, at, cause, rules)
+    values = rfm_of(profile, at, days)
+    if values is None:
+        return None
+    scores = cuts.score(values)
+    standing.cut_points = cuts.version
+    return tiers.move(standing, rules.tier(scores), scores, at, cause, rules)
+
+
+def next_fall(profile: Profile, at: int, cuts: CutPoints, days: Days) -> int:
+    """Return when a score may fall next by the passing of time alone.
+
+    R crosses a cut point, or a week leaves the window of F and M.
+    """
+    if profile.orders < SCORED_FROM_ORDERS or profile.standing.tier <= Tier.SILENT:
+        return NEVER
+    today = days.of(at)
+    falls = []
+    day = cuts.next_fall_day(days.of(profile.last_order_at), today)
+    if day is not None:
+        falls.append(day)
+    week = days.week(today)
+    kept = [other for other in profile.money()[::FIELDS] if other > week - WEEKS_KEPT]
+    if kept:
+        falls.append(days.monday(kept[0] + WEEKS_KEPT))
+    return days.start(min(falls)) if falls else NEVER
+
+
+def silence_begins(profile: Profile, rules: TierRules) -> int:
+    """Return when the user becomes silent unless he does something; `NEVER` where he is, or never ordered."""
+    if profile.orders == 0 or profile.standing.tier == Tier.SILENT:
+        return NEVER
+    return profile.active_at + rules.silence_days * DAY_MS
+
+
+def is_active(profile: Profile, at: int) -> bool:
+    """Tell whether the user is still visited weekly and predicted."""
+    return profile.orders > 0 and at - profile.active_at <= ACTIVE_DAYS * DAY_MS

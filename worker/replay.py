@@ -1,0 +1,207 @@
+"""Runs the worker's own rules over a recorded history, without a broker.
+
+The history is split by key as the topics are, and merged as the worker merges a backlog. Where it has no control records,
+the replay writes what a worker fed with it would read: a tick at each midnight of the shop, and what the trainer says.
+All partitions come to a midnight before the trainer runs and any goes on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import orjson
+
+from schemas.snapshots import Snapshot
+from schemas.topics import SOURCE_TOPICS
+from schemas.values import rfc3339
+from worker import bootstrap
+from worker.partitioner import Partitioner
+from worker.recall.risk.model import Scorer
+from worker.stream.partition import Partition, Unit
+from worker.stream.record import PARTITION_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from worker.recall.days import Days
+    from worker.recall.profile import Profile
+    from worker.recall.shop import Shared
+    from worker.settings import Settings
+    from worker.sources.history import HistoryRecord
+    from worker.stream.processor import Output
+
+CONTROL = "control"
+MODEL = "churn-model"
+TRAINING = "churn-training"
+DATA_TOPICS = tuple(topic for topic in SOURCE_TOPICS if topic != CONTROL)
+
+Chunks: TypeAlias = Iterator[list["HistoryRecord"]]
+
+
+class Fed(NamedTuple):
+    """A record as a broker would have given it."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+def tick(at: int) -> bytes:
+    """Return the control record that says what time it is."""
+    return orjson.dumps({"kind": "tick", "at": rfc3339(at)})
+
+
+def midnights(first: int, days: Days) -> Iterator[int]:
+    """Yield the shop's midnights after a time, ms."""
+    day = days.of(first) + 1
+    while True:
+        yield days.start(day)
+        day += 1
+
+
+def by_topic(records: Iterable[HistoryRecord]) -> dict[str, Chunks]:
+    """Split records that fit into memory by topic."""
+    topics: dict[str, list[HistoryRecord]] = {}
+    for record in records:
+        topics.setdefault(record.topic, []).append(record)
+    return {topic: iter([chunk]) for topic, chunk in topics.items()}
+
+
+class Replay:
+    """A worker's partitions, in one process and one thread.
+
+    `emit` gets every output with the number of its partition, in an order that is the same for the same history.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        emit: Callable[[int, Output], None],
+        *,
+        progress: Callable[[int], None] = lambda _: None,
+        rows_max: int = 8192,
+        records_max: int = 32768,
+    ) -> None:
+        self.settings = settings
+        self.models: dict[int, Scorer] = {}
+        self.customers = bootstrap.customers(settings, self.models)
+        self.trainer = bootstrap.trainer(settings)
+        self.partitions: list[Partition[Profile, Shared]] = [
+            Partition(bootstrap.layout(n), self.customers, {}, rows_max=rows_max, records_max=records_max)
+            for n in range(settings.partitions)
+        ]
+        self._emit = emit
+        self._progress = progress
+        self._partitioner = Partitioner(settings.partitions)
+        self._offsets: Counter[tuple[str, int]] = Counter()
+        self._training: list[bytes] = []
+        self._trained = 0
+        self._earliest, self._latest = 2**63, 0
+
+    @property
+    def counts(self) -> Counter[str]:
+        """The counters of all partitions together."""
+        return sum((Counter(partition.record.counts) for partition in self.partitions), Counter[str]())
+
+    def rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, row) of every user and reserved key, but not the partitions' own records."""
+        for partition in self.partitions:
+            yield from ((key, row) for key, row in partition.rows.items() if key != PARTITION_KEY)
+
+    def run(self, topics: Mapping[str, Chunks]) -> None:
+        """Go through the whole history, and to the first midnight after it."""
+        cursors = {topic: topics[topic] for topic in topics if topic in SOURCE_TOPICS}
+        recorded = CONTROL in cursors
+        for topic in (*cursors, CONTROL):
+            self._expect(topic, more=True)
+        self._read_on(cursors)
+        if not recorded:
+            for midnight in midnights(self._earliest, self.customers.shop.days):
+                self._control(tick(midnight), midnight)
+                self._read_on(cursors)
+                self._train()
+                if not cursors and midnight > self._latest:
+                    break
+            self._expect(CONTROL, more=False)
+        self._work()
+        held = {partition.held for partition in self.partitions if partition.held}
+        if held:
+            raise ValueError(f"the history adopts what was not given: {', '.join(sorted(held))}")
+
+    # -- input ---------------------------------------------------------------------------------------------------------
+
+    def _expect(self, topic: str, *, more: bool) -> None:
+        for partition in self.partitions:
+            partition.expect(topic, more=more)
+
+    def _read_on(self, cursors: dict[str, Chunks]) -> None:
+        """Work, and feed what the partitions wait for, until they wait for control or for nothing."""
+        while True:
+            self._work()
+            starving = {topic for partition in self.partitions for topic in partition.starving()}
+            wanted = sorted(starving & cursors.keys())
+            if not wanted:
+                return
+            for topic in wanted:
+                self._read(topic, cursors)
+
+    def _read(self, topic: str, cursors: dict[str, Chunks]) -> None:
+        """Feed the next chunk of a topic to all partitions."""
+        chunk = next(cursors[topic], None)
+        if chunk is None:
+            del cursors[topic]
+            self._expect(topic, more=False)
+            return
+        fed: list[list[Fed]] = [[] for _ in self.partitions]
+        of, offsets = self._partitioner.of, self._offsets
+        for record in chunk:
+            key = record.key
+            for n in self._addressed(key) if topic == CONTROL else (of(key),):
+                place = (topic, n)
+                fed[n].append(Fed(offsets[place], record.recorded_at, key or None, record.value))
+                offsets[place] += 1
+        times = [record.recorded_at for record in chunk]
+        self._earliest, self._latest = min(self._earliest, *times), max(self._latest, *times)
+        for partition, records in zip(self.partitions, fed, strict=True):
+            partition.feed(topic, records)
+        self._progress(len(chunk))
+
+    def _addressed(self, key: bytes) -> Iterable[int]:
+        """Return the partitions of a control record: its key is a number, or empty for all of them."""
+        return (int(key),) if key else range(len(self.partitions))
+
+    def _control(self, value: bytes, recorded_at: int, number: int | None = None) -> None:
+        """Write a control record, to one partition or to all."""
+        for n in range(len(self.partitions)) if number is None else (number,):
+            place = (CONTROL, n)
+            self.partitions[n].feed(CONTROL, [Fed(self._offsets[place], recorded_at, None, value)])
+            self._offsets[place] += 1
+
+    # -- output --------------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        for partition in self.partitions:
+            while (unit := partition.advance()) is not None:
+                self._take(partition.layout.number, unit)
+
+    def _take(self, number: int, unit: Unit) -> None:
+        for output in unit.outputs:
+            if output.topic == TRAINING:
+                self._training.append(output.value)
+            self._emit(number, output)
+
+    def _train(self) -> None:
+        """Let the trainer learn the day that all partitions have closed."""
+        for value in self._training:
+            for output in self.trainer.take(self._trained, value):
+                if output.topic == MODEL:
+                    snapshot = Snapshot.model_validate_json(output.value)
+                    self.models[snapshot.version] = Scorer(snapshot)
+                else:
+                    self._control(output.value, self._latest, output.partition)
+                self._emit(output.partition or 0, output)
+            self._trained += 1
+        self._training.clear()
