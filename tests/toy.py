@@ -142,9 +142,7 @@ class Toy:
         said = (kind, wanted, due, context.clock, state.total, pages, shared.price, context.offsets)
         return [_output("out", state.key, "wake", *said), note, Count(f"woken.{kind}")]
 
-    def decide(
-        self, state: State, shared: Shared, due: int, context: Context
-    ) -> tuple[Shared, Sequence[object]]:
+    def decide(self, state: State, shared: Shared, due: int, context: Context) -> tuple[Shared, Sequence[object]]:
         wanted, kind, left = state.timers.pop(0)
         state.total += 1
         granted = min(shared.budget, 2)
@@ -323,11 +321,13 @@ class Interpreter:
 
     def _run_timers(self, until: int) -> None:
         while True:
-            due, rank, key = min([
-                (self.toy.shared_due(self.shared), 0, b""),
-                *((d[0], 1, b"") for d in self.directives),
-                *((max(self._due(key), self.touched[key]), 2, key) for key in self.bodies),
-            ])
+            due, rank, key = min(
+                [
+                    (self.toy.shared_due(self.shared), 0, b""),
+                    *((d[0], 1, b"") for d in self.directives),
+                    *((max(self._due(key), self.touched[key]), 2, key) for key in self.bodies),
+                ]
+            )
             if due >= until:
                 return
             self.clock = self.record.clock = max(self.record.clock, due)
@@ -417,7 +417,12 @@ class Driver:
     """Feeds a backlog to a partition, in pieces and with restarts, and keeps what came out."""
 
     def __init__(
-        self, topics: Mapping[str, Sequence[Record]], *, rows_max: int = 64, records_max: int = 64, toy: Toy | None = None
+        self,
+        topics: Mapping[str, Sequence[Record]],
+        *,
+        rows_max: int = 64,
+        records_max: int = 64,
+        toy: Toy | None = None,
     ) -> None:
         self.topics = topics
         self.toy = Toy() if toy is None else toy

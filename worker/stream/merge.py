@@ -26,9 +26,9 @@ class Entry(NamedTuple):
 class Merge:
     """A k-way merge that never reorders the records of one topic.
 
-    Ties go to the topic that comes first in the fixed order. The merge waits only for a topic of which records are known
-    to be there that have not been pushed yet. So a backlog merges the same way every time, and at the live edge arrival
-    decides. What `head` has returned stays next until it is taken, since the clock may have moved for it.
+    Ties go to the topic that comes first in the fixed order. The merge waits only for a topic of which records are
+    known to be there that have not been pushed yet. So a backlog merges the same way every time, and at the live edge
+    arrival decides. What `head` has returned stays next until it is taken, since the clock may have moved for it.
     """
 
     def __init__(self, topics: Sequence[str]) -> None:

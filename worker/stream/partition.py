@@ -80,8 +80,8 @@ class _Read(NamedTuple):
 class Partition(Generic[S, H]):
     """State and order of one partition.
 
-    `rows` is the store's mapping, changed at once and before any commit. Memory is bounded by the caller: it feeds a topic
-    while little of it is `buffered`, and works off units until None comes.
+    `rows` is the store's mapping, changed at once and before any commit. Memory is bounded by the caller: it feeds a
+    topic while little of it is `buffered`, and works off units until None comes.
     """
 
     def __init__(
@@ -139,8 +139,8 @@ class Partition(Generic[S, H]):
         for topic, topic_id in topic_ids.items():
             if record.topic_ids.get(topic, topic_id) != topic_id:
                 raise ValueError(
-                    f"partition {number}: topic {topic} is not the one that the state was kept for (its id has changed): "
-                    f"it was made anew, or this is another cluster. Start anew under another app_id"
+                    f"partition {number}: topic {topic} is not the one that the state was kept for (its id has changed):"
+                    f" it was made anew, or this is another cluster. Start anew under another app_id"
                 )
         record.partitions = count
         record.topic_ids.update(topic_ids)
@@ -317,8 +317,8 @@ class Partition(Generic[S, H]):
     def _run(self, work: Work, jobs: dict[bytes, Job[S]], edge: tuple[int, bytes] | None, horizon: int) -> int:
         """Apply records and run the timers due before the horizon; return how far the clock came.
 
-        Where more keys are due than a unit holds, it ends earlier, at the `edge`, the first timer that is left, and puts
-        the later records back.
+        Where more keys are due than a unit holds, it ends earlier, at the `edge`, the first timer that is left, and
+        puts the later records back.
         """
         if edge is not None:
             horizon = edge[0]

@@ -1,4 +1,4 @@
-"""What lies in the changelog: rows with a header that is read without decoding, and one record of the partition itself."""
+"""What lies in the changelog: rows with a header that is read without decoding, and the partition's own record."""
 
 from __future__ import annotations
 

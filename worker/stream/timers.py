@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Timers:
     """The heap may hold entries that are no longer true; the row is the truth.
 
-    A row that postpones its timer leaves the heap as it is, and is put back when the old entry comes up: activity, which
-    only postpones, costs nothing here.
+    A row that postpones its timer leaves the heap as it is, and is put back when the old entry comes up: activity,
+    which only postpones, costs nothing here.
     """
 
     def __init__(self, rows: Mapping[bytes, bytes]) -> None:

@@ -88,6 +88,8 @@ class Lane:
         self.ends: dict[str, int] = {}
         """Where topics ended at the start that were not read that far yet."""
         self.queued = 0
+        self.closing = False
+        self.lock = asyncio.Lock()
 
     @property
     def tps(self) -> set[TP]:
@@ -101,9 +103,16 @@ class Lane:
             work.feed(tp.topic, records)
         for topic in item.reached:
             work.expect(topic, more=False)
-        while (unit := work.advance()) is not None:
-            await self.committer.add(unit)
-            await asyncio.sleep(0)
+        async with self.lock:
+            while not self.closing and (unit := work.advance()) is not None:
+                await self.committer.add(unit)
+                await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """Finish the unit in hand and commit; what is buffered is read again by whoever has the lane next."""
+        self.closing = True
+        async with self.lock:
+            await self.committer.drain()
 
 
 class Lanes:
@@ -139,9 +148,9 @@ class Lanes:
         lanes, self._lanes = self._lanes, {}
         await asyncio.gather(*(lane.committer.stop() for lane in lanes.values()))
 
-    async def drain(self) -> None:
-        """Commit all that the lanes have in hand."""
-        await asyncio.gather(*(lane.committer.drain() for lane in self._lanes.values()))
+    async def close(self) -> None:
+        """Commit all that the lanes have in hand, and let them do no more."""
+        await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
 
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]
@@ -156,8 +165,6 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         """Note that a lane has taken an item."""
         self._unacked_messages.discard(message)
         self._room.set()
-        if self._waiting_for_ack is not None and not self._waiting_for_ack.done():
-            self._waiting_for_ack.set_result(None)
 
     # -- positions -----------------------------------------------------------------------------------------------------
 
@@ -192,11 +199,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         self._committed_offset.update(starts)
 
     async def wait_empty(self) -> None:
-        """Wait for the agents and for the commits."""
-        while self._unacked_messages and not self.should_stop:
-            await self._wait_for_ack(timeout=1)
-            self._clean_unacked_messages()
-        await self.app.lanes.drain()
+        """Let the lanes finish the unit in hand, and commit what they have; called when they are taken away."""
+        await self.app.lanes.close()
 
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
         return ReadCommittedThread(self, loop=self.loop, beacon=self.beacon)
@@ -423,13 +427,16 @@ class StreamApp(faust.App):  # type: ignore[misc]
         async for event in stream.events():
             item: Item = event.value
             try:
-                # An item of a lane that was given up since is not worked off: whoever has it now reads it again.
-                if self.lanes.of(TP(item.lane.group.topics[0], item.lane.number)) is item.lane:
+                if not item.lane.closing:
                     await item.lane.take(item)
             except Exception as error:  # noqa: BLE001 - a crash that goes through Faust would commit first
                 die(EXIT_WORK_FAILED, "work failed", lane=item.lane.group.name, error=repr(error), exc_info=True)
             item.lane.queued -= 1
             event.message.ack(self.consumer)
+
+    async def _stop_consumer(self) -> None:
+        await super()._stop_consumer()
+        await self.lanes.release()
 
     async def open_lane(self, lane: Lane) -> None:
         """Make the lane's work from its recovered rows, and write what has to be read first."""

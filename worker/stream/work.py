@@ -210,7 +210,7 @@ class KeyedWork(Generic[S, H]):
         while True:
             index, state = job.index, job.state
             wanted = NEVER if job.resting else next_due(state)
-            due = wanted if wanted > job.floor else job.floor
+            due = max(wanted, job.floor)
             clock, entry = entries[index] if index < count else (job.horizon, None)
             try:
                 if due < clock:

@@ -1,0 +1,329 @@
+"""The `recall` command."""
+
+# ruff: noqa: PLC0415 - what a command needs is imported when it runs, so that the others start fast
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from worker.console import accounting, facts, make_console, make_progress, outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from worker.outputs import Form
+    from worker.replay import Chunks
+    from worker.settings import Settings
+    from worker.sources import Source
+    from worker.stream.processor import Output
+    from worker.tally import Tally
+
+WRONG = 2
+"""Exit code where what was given cannot be used."""
+
+app = typer.Typer(
+    help="Notices customers who drift away, and decides what touch is worth its cost.",
+    epilog="Settings come from the environment: RECALL_BROKER, RECALL_LIVE_FROM and so on; see the README.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+topics_app = typer.Typer(help="The topics on the broker.", no_args_is_help=True)
+import_app = typer.Typer(help="Bring public data sets into the form of a history.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
+app.add_typer(import_app, name="import")
+
+InputFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="The file to read.")]
+OutputFile = Annotated[
+    Path, typer.Option("--out", help="History to write: .jsonl, .jsonl.gz or .parquet.", show_default=False)
+]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Let what is wrong with files and settings end the command with a message in place of a traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        make_console(stderr=True).print(f"recall: {error}", soft_wrap=True)
+        raise typer.Exit(WRONG) from error
+
+
+@app.command()
+def worker() -> None:
+    """Run the worker until it is told to stop.
+
+    It needs RECALL_BROKER and RECALL_LIVE_FROM, and the topics.
+    """
+    from worker import app as live
+    from worker import bootstrap, settings
+
+    with plainly():
+        config = settings.load()
+        live.require_guards(config)
+        bootstrap.customers(config, {})
+    live.run(config)
+
+
+@topics_app.command("create")
+def create_topics() -> None:
+    """Make the topics that are missing, and leave the others as they are."""
+    from worker import settings, topics
+
+    with plainly():
+        outcomes = topics.create(settings.load())
+    make_console().print(
+        facts(
+            (plan.name, f"{plan.partitions} partitions, {'created' if created else 'was there'}")
+            for plan, created in outcomes
+        )
+    )
+
+
+@app.command()
+def replay(
+    files: Annotated[
+        list[Path], typer.Argument(exists=True, dir_okay=False, help="Histories, or one data set.", metavar="FILE...")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder for what the topics would have got.")] = None,
+    form: Annotated[Literal["jsonl", "parquet"], typer.Option("--format", help="Form of what is written.")] = "jsonl",
+    playbook: Annotated[Path | None, typer.Option(help="Playbook (TOML).", dir_okay=False)] = None,
+    currency: Annotated[str | None, typer.Option(help="The shop's currency, ISO 4217.")] = None,
+    timezone: Annotated[str | None, typer.Option(help="The shop's timezone, IANA.")] = None,
+    partitions: Annotated[int | None, typer.Option(help="Split into so many, as the topics are.")] = None,
+    live_from: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"])] = None,
+    salt: Annotated[str | None, typer.Option(help="Draws who is held out.")] = None,
+    horizon_days: Annotated[int | None, typer.Option(help="Days that the risk looks ahead.")] = None,
+) -> None:
+    """Run the worker's own rules over a recorded history, without a broker.
+
+    Histories are JSON lines or Parquet; the data sets that `recall import` knows are read as they are.
+    What is not given comes from the environment (RECALL_...). Without --live-from
+    the shop is live from the beginning.
+    """
+    from worker import settings
+
+    with plainly(), _file_errors():
+        source = _data_set(files)
+        given = {
+            "playbook": playbook,
+            "currency": currency or (source and source.currency),
+            "timezone": timezone or (source and source.timezone),
+            "partitions": partitions,
+            "live_from": live_from and live_from.replace(tzinfo=live_from.tzinfo or UTC),
+            "salt": salt,
+            "horizon_days": horizon_days,
+        }
+        config = settings.load(**{name: value for name, value in given.items() if value is not None})
+        _replay(config, files, source, out, form)
+
+
+@import_app.command("online-retail")
+def import_online_retail(file: InputFile, out: OutputFile) -> None:
+    """UCI Online Retail: orders and refunds by invoice, in pounds. Lines without a customer are left out."""
+    _import("online-retail", file, out)
+
+
+@import_app.command("cdnow")
+def import_cdnow(file: InputFile, out: OutputFile) -> None:
+    """CDNOW: one order a line, in dollars."""
+    _import("cdnow", file, out)
+
+
+@import_app.command("tmall")
+def import_tmall(
+    file: InputFile,
+    out: OutputFile,
+    price: Annotated[
+        str, typer.Option(help="In yuan. The file has no prices: every purchase is one order at this one price.")
+    ] = "100.00",
+) -> None:
+    """Tmall: clicks, favourites, carts and orders on three topics.
+
+    The file has no prices: each purchase counts as one order at a flat price, so
+    money says nothing here beyond the number of orders.
+    """
+    _import("tmall", file, out, price=price)
+
+
+@app.command()
+def simulate(
+    out: OutputFile,
+    users: Annotated[int, typer.Option(help="How many customers.")] = 500,
+    days: Annotated[int, typer.Option(help="How many days.")] = 240,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 1,
+) -> None:
+    """Write the history of a simulated shop: five kinds of customers, and the oddities of real streams."""
+    from dataclasses import asdict
+
+    from worker import simulate as simulator
+    from worker.sources import history
+
+    oddities = simulator.Oddities()
+    with plainly():
+        records = simulator.simulate(users=users, days=days, seed=seed, oddities=oddities)
+        history.write(out, records)
+    rows = [(name, f"{count:,}") for name, count in asdict(oddities).items()]
+    make_console().print(facts([*rows, ("written", str(out))]))
+    typer.echo(f"\nNext: recall replay {out} --currency {simulator.CURRENCY} --timezone {simulator.TIMEZONE}")
+
+
+@app.command()
+def schema(
+    directory: Annotated[Path | None, typer.Option("--out", help="Folder; the package's own if not given.")] = None,
+    *,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where a file is stale.")] = False,
+) -> None:
+    """Write the JSON Schema of every contract."""
+    import schemas
+    from schemas import generate
+
+    target = directory or Path(schemas.__file__).parent / "json"
+    if not check:
+        with plainly():
+            typer.echo(f"{len(generate.generate(target))} schemas written to {target}")
+        return
+    stale = generate.stale(target)
+    if stale:
+        typer.echo(f"stale in {target}: {', '.join(stale)}; `recall schema` writes them anew", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{target} is up to date")
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A history or data set; else a simulated shop.")
+    ] = None,
+    users: Annotated[int | None, typer.Option(help="How many customers the simulated shop has.", min=1)] = None,
+    days: Annotated[int | None, typer.Option(help="How many days the simulated shop runs.", min=1)] = None,
+) -> None:
+    """Start a broker and a worker, stream a shop through them, and show the commands as they come."""
+    from worker import demo as show
+
+    with plainly(), _file_errors():
+        raise typer.Exit(show.run(data, users=users or show.USERS, days=days or show.DAYS))
+
+
+@app.command("adopt-playbook")
+def adopt_playbook(
+    file: InputFile,
+    at: Annotated[
+        datetime,
+        typer.Option(
+            formats=["%Y-%m-%dT%H:%M:%S%z"], help="From when on it holds, as in 2026-01-05T00:00:00Z.", metavar="TIME"
+        ),
+    ],
+) -> None:
+    """Bring a playbook into force from a time on, in every partition.
+
+    The workers must have been given the file: one that does not know the playbook holds its partition
+    until it does.
+    """
+    from worker import settings
+    from worker.adopt import adopt
+
+    with plainly():
+        config = settings.load()
+        version = adopt(config, file, at)
+    typer.echo(f"{version} holds from {at.isoformat()} on, in {config.partitions} partitions")
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _file_errors() -> Iterator[None]:
+    """Let what DuckDB says of a file count as a fault of the file."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        raise ValueError(str(error)) from error
+
+
+def _data_set(files: list[Path]) -> Source | None:
+    """Open a data set that is no history; None for histories."""
+    from worker.sources import detect, open_source
+
+    forms = {path: detect(path) for path in files}
+    if set(forms.values()) == {"history"}:
+        return None
+    if len(files) > 1:
+        told = ", ".join(f"{path.name} ({form})" for path, form in forms.items())
+        raise ValueError(f"files: {told}: allowed are histories, or one data set")
+    return open_source(files[0])
+
+
+def _replay(config: Settings, files: list[Path], source: Source | None, out: Path | None, form: Form) -> None:
+    from worker.outputs import Files
+    from worker.replay import Replay
+    from worker.tally import Tally
+
+    topics, total = _topics(files, source)
+    console, tally = make_console(), Tally()
+    with ExitStack() as stack:
+        written = stack.enter_context(Files(out, form)) if out else None
+        progress = stack.enter_context(make_progress(console))
+        task = progress.add_task("replaying", total=total)
+
+        def emit(number: int, output: Output) -> None:
+            tally.take(output.topic, output.value, output.headers)
+            if written is not None:
+                written.take(number, output)
+
+        run = Replay(config, emit, progress=lambda n: progress.advance(task, n))
+        topics["orders"] = _watched(topics.get("orders", iter(())), tally)
+        run.run(topics)
+    if source is not None:
+        console.print(accounting(source))
+    console.print(facts([("records", f"{total:,} in {config.partitions} partitions")]))
+    console.print(outcome(tally, run.counts))
+    if written is not None:
+        console.print(facts([("written to", str(out)), ("", ", ".join(path.name for path in written.written))]))
+
+
+def _topics(files: list[Path], source: Source | None) -> tuple[dict[str, Chunks], int]:
+    """Return the records by topic, and how many there are."""
+    from worker.replay import by_topic
+    from worker.sources import history
+
+    if source is None:
+        counts = history.topics(files)
+        return {topic: history.read(files, topic) for topic in counts}, sum(counts.values())
+    records = list(source.records)
+    return by_topic(records), len(records)
+
+
+def _watched(chunks: Chunks, tally: Tally) -> Chunks:
+    """Note whose orders go by."""
+    for chunk in chunks:
+        tally.customers.update(record.key for record in chunk)
+        yield chunk
+
+
+def _import(form: str, file: Path, out: Path, **options: str) -> None:
+    from worker.sources import FORMS, history
+
+    with plainly(), _file_errors():
+        source = FORMS[form](file, **options)
+        count = history.write(out, source.records)
+    console = make_console()
+    console.print(accounting(source))
+    console.print(facts([("records", f"{count:,}"), ("written", str(out))]))
+    typer.echo(f"\nNext: recall replay {out} --currency {source.currency} --timezone {source.timezone}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What is shown on a terminal, within 80 columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from worker.sources import Source
+    from worker.tally import Tally
+
+COLUMNS: Final = 80
+_FIGURES: Final = ("log_loss", "brier", "auc", "accuracy", "ece")
+_LABEL_COLUMNS: Final = 13
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console that is never wider than is pleasant to read."""
+    console = Console(stderr=stderr, highlight=False, emoji=False, markup=False)
+    return Console(
+        stderr=stderr, highlight=False, emoji=False, markup=False, width=min(COLUMNS, console.width), soft_wrap=False
+    )
+
+
+def make_progress(console: Console) -> Progress:
+    """Return a bar for records; nothing is drawn where the output is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        expand=True,
+    )
+
+
+def command_lines(command: Mapping[str, Any]) -> list[str]:
+    r"""Say in two lines who is touched, how and why.
+
+    >>> command = {
+    ...     "issued_at": "2025-07-03T00:00:00.000Z", "user_id": "user-42", "dry_run": False,
+    ...     "reason": {"from_tier": "high", "to_tier": "silent", "fell": ["R"]},
+    ...     "action": {"play": "care-letter"}, "delivery": {"channel": "email"},
+    ...     "value": {"net_revenue": "812.40", "currency": "EUR", "orders": 9}, "risk": None,
+    ... }
+    >>> print(*command_lines(command), sep="\n")
+    2025-07-03  user-42  high -> silent (R fell)
+                care-letter by email; worth 812.40 EUR in 9 orders
+    """
+    reason, value, risk = command["reason"], command["value"], command["risk"]
+    fell = f" ({', '.join(reason['fell'])} fell)" if reason["fell"] else ""
+    first = f"{command['issued_at'][:10]}  {command['user_id']}  {reason['from_tier']} -> {reason['to_tier']}{fell}"
+    orders = "1 order" if value["orders"] == 1 else f"{value['orders']} orders"
+    second = f"{command['action']['play']} by {command['delivery']['channel']}"
+    second += f"; worth {value['net_revenue']} {value['currency']} in {orders}"
+    if risk is not None:
+        second += f"; risk {risk['probability']:.2f}"
+    return [first[:COLUMNS], f"{'':12}{second}"[:COLUMNS]]
+
+
+def numbers(counts: Mapping[str, int]) -> str:
+    """Return counts in words, the greatest first.
+
+    >>> numbers({"no customer": 1200, "sign": 3, "other": 0})
+    'no customer 1,200, sign 3'
+    """
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {count:,}" for name, count in ranked if count) or "none"
+
+
+def under(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
+    """Return the counters below a prefix.
+
+    >>> under({"dead.malformed": 2, "ignored.page": 1}, "dead")
+    {'malformed': 2}
+    """
+    return {name.removeprefix(f"{prefix}."): n for name, n in counts.items() if name.startswith(f"{prefix}.")}
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> Table:
+    """Lay labelled facts below each other."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, min_width=_LABEL_COLUMNS, style="bold")
+    table.add_column(overflow="fold")
+    for label, text in rows:
+        table.add_row(label, text)
+    return table
+
+
+def accounting(source: Source) -> Table:
+    """Say what became of each line of a source."""
+    account = source.accounting
+    return facts(
+        [
+            (
+                source.name,
+                f"{account.lines:,} lines = {account.carried:,} carried + {sum(account.left_out.values()):,} left out",
+            ),
+            ("left out", numbers(account.left_out)),
+        ]
+    )
+
+
+def outcome(tally: Tally, counts: Mapping[str, int]) -> Table:
+    """Say what came of a history; `counts` are those of all partitions together."""
+    cancelled = f"; cancelled: {numbers(tally.cancelled)}" if tally.cancelled else ""
+    rows = [
+        ("ignored", numbers(under(counts, "ignored"))),
+        ("dead letters", numbers(tally.dead)),
+        ("customers", f"{len(tally.customers):,} with an order"),
+        ("tiers", ", ".join(f"{tier} {n:,}" for tier, n in tally.tiers.items())),
+        ("transitions", numbers({f"{a} -> {b}": n for (a, b), n in tally.transitions.items()})),
+        ("commands", f"{len(tally.commands):,}: {numbers(tally.plays)}{cancelled}"),
+        ("not sent", numbers(tally.suppressed)),
+    ]
+    table = facts(rows)
+    for label, text in _model(tally):
+        table.add_row(label, text)
+    return table
+
+
+def _model(tally: Tally) -> Iterable[tuple[str, str]]:
+    """Set the model's figures beside the constant's."""
+    if not tally.snapshots:
+        yield "model", "none: too few labels were due"
+        return
+    metrics = tally.metrics
+    yield "model", f"{tally.snapshots} snapshots, {tally.learned:,} labels learned, {metrics['n']:,} predicted first"
+    for name in _FIGURES:
+        if name in metrics:
+            told = f"{metrics[name]:.4f}"
+            if f"constant_{name}" in metrics:
+                told += f"   a constant: {metrics[f'constant_{name}']:.4f}"
+            yield f"  {name.replace('_', ' ')}", told

@@ -1,0 +1,241 @@
+"""Feeds a recorded history to a running worker through a broker, in the history's own time.
+
+The worker's lag sets the pace, read from what its group has committed. At each midnight of the shop all that was sent
+is committed before the tick goes out, so that a day is worked off whole before the next. A replay of the same history
+writes the same ticks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Final, Self
+
+from confluent_kafka import TIMESTAMP_CREATE_TIME, Consumer, KafkaException, Producer, TopicPartition
+
+from schemas.topics import SOURCE_TOPICS
+from worker.partitioner import Partitioner
+from worker.recall.days import Days
+from worker.replay import CONTROL, midnights, tick
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from confluent_kafka import KafkaError, Message
+
+    from worker.settings import Settings
+    from worker.sources.history import HistoryRecord
+
+Place = tuple[str, int]
+"""Topic and partition."""
+
+WINDOW_BYTES: Final = 1024 * 1024
+"""Two windows may be under way; the embedded broker keeps five of them in a partition."""
+WINDOW_RECORDS: Final = 10_000
+_TIMEOUT_S: Final = 30.0
+_LOOK_AGAIN_S: Final = 0.004
+_PLACES_NAMED: Final = 4
+
+
+class FeedError(RuntimeError):
+    """The history did not get through whole; the message says what was waited for, or lost."""
+
+
+class Feeder:
+    """Sends records to the source topics and waits for the worker's group.
+
+    `progress` is told how many records have been sent in all and the history's time, ms, now and then, also while it
+    waits. `check` raises when waiting has become pointless, say because the worker has died. After `stall_s` seconds
+    without any commit it gives up. Without `ticks` the history brings its control records along.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        ticks: bool = True,
+        progress: Callable[[int, int], None] = lambda _sent, _at: None,
+        check: Callable[[], None] = lambda: None,
+        stall_s: float = 60.0,
+    ) -> None:
+        self.sent: Counter[Place] = Counter()
+        """Records by topic and partition, ticks among them."""
+        self._partitions = settings.partitions
+        self._days = Days(settings.timezone)
+        self._ticks = ticks
+        self._progress = progress
+        self._check = check
+        self._stall_s = stall_s
+        self._partitioner = Partitioner(settings.partitions)
+        self._group = settings.app_id
+        client: dict[str, str | int | float | bool] = {"bootstrap.servers": settings.broker, "log_level": 2}
+        self._producer = Producer({**client, "enable.idempotence": True, "linger.ms": 2})
+        # A consumer that never subscribes is no member of the group.
+        self._reader = Consumer({**client, "group.id": self._group, "enable.auto.commit": False})
+        self._ends: dict[Place, int] = {}
+        """The offset after the last record that the broker took."""
+        self._committed: dict[Place, int] = {}
+        self._failure: str | None = None
+        self._count = self._latest = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._producer.purge()
+        self._reader.close()
+
+    def run(self, records: Iterable[HistoryRecord]) -> None:
+        """Send records, given in the order of `recorded_at`, and wait until all are committed.
+
+        Raises:
+            FeedError: where something was lost, refused, or not committed.
+
+        """
+        ahead = None
+        midnight = size = count = 0
+        before: dict[Place, int] = {}
+        for record in records:
+            at = record.recorded_at
+            if at < self._latest:
+                raise FeedError(
+                    f"{record.topic}: recorded_at = {at} ms: allowed is {self._latest} or later, as before it"
+                )
+            if self._ticks:
+                if ahead is None:
+                    ahead = midnights(at, self._days)
+                    midnight = next(ahead)
+                while at >= midnight:
+                    self._close_day(midnight)
+                    midnight = next(ahead)
+                    size = count = 0
+            self._latest = at
+            self._send(record)
+            size += len(record.key) + len(record.value)
+            count += 1
+            if size >= WINDOW_BYTES or count >= WINDOW_RECORDS:
+                self._flush()
+                self._wait(before)
+                self._find_lost()
+                before = dict(self._ends)
+                size = count = 0
+        if ahead is not None:
+            self._close_day(midnight)
+        self._await_all()
+        self._find_lost()
+
+    # -- sending -------------------------------------------------------------------------------------------------------
+
+    def _send(self, record: HistoryRecord) -> None:
+        topic, key, at, value = record
+        self._count += 1
+        if topic not in SOURCE_TOPICS:
+            self._produce(topic, 0, key, value, at)
+        elif topic != CONTROL:
+            self._produce(topic, self._partitioner.of(key), key, value, at)
+        else:
+            for partition in (int(key),) if key else range(self._partitions):
+                self._produce(topic, partition, None, value, at)
+
+    def _produce(self, topic: str, partition: int, key: bytes | None, value: bytes, at: int) -> None:
+        while True:
+            try:
+                self._producer.produce(
+                    topic, value, key or None, partition=partition, timestamp=at, on_delivery=self._delivered
+                )
+            except BufferError:
+                self._producer.poll(0.1)
+            else:
+                break
+        self.sent[topic, partition] += 1
+        self._producer.poll(0)
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        if error is not None:
+            self._failure = f"{topic}[{partition}]: a record was not taken: {error.str()}"
+            return
+        if message.timestamp()[0] != TIMESTAMP_CREATE_TIME:
+            self._failure = (
+                f"topic {topic}: the broker puts its own time on records; allowed for a recorded history is "
+                "message.timestamp.type=CreateTime (RECALL_CLOCK=recorded recall topics create)"
+            )
+            return
+        assert topic is not None  # a record that was taken has a place
+        assert partition is not None
+        assert offset is not None
+        self._ends[topic, partition] = offset + 1
+
+    def _flush(self) -> None:
+        left = self._producer.flush(_TIMEOUT_S)
+        if self._failure is None and left:
+            self._failure = f"the broker did not take {left} records within {_TIMEOUT_S:.0f} s"
+        if self._failure is not None:
+            raise FeedError(self._failure)
+
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    def _close_day(self, midnight: int) -> None:
+        """Wait until the day's records are committed, then say that it is over."""
+        self._await_all()
+        for partition in range(self._partitions):
+            self._produce(CONTROL, partition, None, tick(midnight), midnight)
+
+    def _await_all(self) -> None:
+        self._flush()
+        self._wait(self._ends)
+
+    def _wait(self, wanted: dict[Place, int]) -> None:
+        """Wait until the group has committed up to the wanted offsets."""
+        since = time.monotonic()
+        before: dict[Place, int] = {}
+        while missing := self._missing(wanted):
+            self._check()
+            self._progress(self._count, self._latest)
+            self._look(missing)
+            if self._committed != before:
+                before, since = dict(self._committed), time.monotonic()
+            elif time.monotonic() - since > self._stall_s:
+                raise FeedError(self._stalled(missing))
+            else:
+                time.sleep(_LOOK_AGAIN_S)
+        self._progress(self._count, self._latest)
+
+    def _missing(self, wanted: dict[Place, int]) -> dict[Place, int]:
+        """Return what is not committed yet; what every worker reads whole, the group does not commit."""
+        return {
+            place: end
+            for place, end in wanted.items()
+            if place[0] in SOURCE_TOPICS and self._committed.get(place, 0) < end
+        }
+
+    def _look(self, places: Iterable[Place]) -> None:
+        try:
+            found = self._reader.committed([TopicPartition(*place) for place in places], timeout=_TIMEOUT_S)
+        except KafkaException as error:
+            raise FeedError(f"offsets of group {self._group}: {error.args[0].str()}") from error
+        self._committed |= {(one.topic, one.partition): max(0, one.offset) for one in found}
+
+    def _stalled(self, missing: dict[Place, int]) -> str:
+        places = [
+            f"{topic}[{partition}] at {self._committed.get((topic, partition), 0)} of {end}"
+            for (topic, partition), end in sorted(missing.items())
+        ]
+        more = f" and {len(places) - _PLACES_NAMED} more" if len(places) > _PLACES_NAMED else ""
+        return (
+            f"group {self._group} has committed nothing for {self._stall_s:.0f} s; waiting for "
+            f"{', '.join(places[:_PLACES_NAMED])}{more}"
+        )
+
+    def _find_lost(self) -> None:
+        """See that the broker still holds whatever the worker had not committed when it was last asked."""
+        for place in self._ends:
+            if place[0] not in SOURCE_TOPICS:
+                continue
+            low, _ = self._reader.get_watermark_offsets(TopicPartition(*place), timeout=_TIMEOUT_S)
+            read = self._committed.get(place, 0)
+            if low > read:
+                topic, partition = place
+                raise FeedError(
+                    f"{topic}[{partition}]: the broker dropped {low - read} records before the worker read them"
+                )
