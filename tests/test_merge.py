@@ -61,6 +61,14 @@ def test_it_waits_for_what_is_known_to_be_there():
     assert merge.starving() == []
 
 
+def test_what_is_known_later_to_be_there_is_waited_for_from_then_on():
+    merge = Merge(TOPICS)
+    merge.push(0, entries(0, 1, 2))
+    assert places(take(merge, 1)) == [(1, "a")]
+    merge.expect(1, more=True)
+    assert merge.head() is None
+
+
 def test_it_does_not_wait_for_an_empty_topic():
     merge = Merge(TOPICS)
     merge.push(0, entries(0, 7))

@@ -154,6 +154,14 @@ def test_late_timers_keep_the_order_of_keys_however_few_fit_a_unit():
         assert outcome.decisions == [(150, b"a"), (150, b"b")]
 
 
+def test_records_of_the_time_at_which_a_unit_ends_come_before_its_timers():
+    """The second record of e shows the timers of 105, more than fit; the first one still belongs before them."""
+    opening = [(key, Op(100, timers=[(5, "decide", 0)])) for key in (b"a", b"b")]
+    topics = history(left=[*opening, (b"e", Op(105)), (b"e", Op(106))])
+    outcome = Driver(topics, rows_max=2).finish()
+    assert [said(outcome, key, "decisions")[0][-1] for key in (b"a", b"b")] == [{"left": 3}] * 2
+
+
 def test_a_record_that_raises_is_named_by_its_place_and_changes_nothing():
     before = [(b"a", Op(100, n=5)), (b"b", Op(100, n=7))]
     bad = (b"a", Op(101, "raise", n=1000, timers=[(1, "decide", 0)]))

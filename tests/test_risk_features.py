@@ -1,5 +1,6 @@
 """Features of a row against a naive recount from the events, and against what must not be seen."""
 
+import itertools
 from math import copysign, expm1, log1p
 from statistics import stdev
 
@@ -93,7 +94,7 @@ def recount(history, t_day):
         month, before = sum(age <= 30 for age in ages), sum(30 < age <= 60 for age in ages)
         wanted[f"{name}_trend"] = pytest.approx(log1p(month) - log1p(before), abs=0.0012)
     for rhythm, days in (("active", sorted(active_half_hours)), ("order", sorted(set(by_day.get(ORDER, []))))):
-        gaps = [b - a for a, b in zip(days, days[1:], strict=False)]
+        gaps = [b - a for a, b in itertools.pairwise(days)]
         mean = (sum(gaps) + 30) / (len(gaps) + 1)
         recency = t_day - days[-1] if days else 999
         wanted[f"{rhythm}_recency_days"] = logs(recency)
@@ -108,9 +109,7 @@ def recount(history, t_day):
     wanted["orders_52w"] = logs(len(orders))
     wanted["net_revenue_52w"] = logs(sum(orders) - sum(refunds))
     wanted["order_value_52w"] = logs(sum(orders) / len(orders) if orders else 0)
-    wanted["refund_share_52w"] = pytest.approx(
-        min(1, sum(refunds) / sum(orders)) if sum(orders) else 0, abs=0.0006
-    )
+    wanted["refund_share_52w"] = pytest.approx(min(1, sum(refunds) / sum(orders)) if sum(orders) else 0, abs=0.0006)
     firsts = [day for day, kind, *_ in told if kind != "refund"]
     wanted["tenure"] = logs(t_day - min(firsts) if firsts else 0)
     return wanted

@@ -33,7 +33,7 @@ def taught(make, n=800):
     return model
 
 
-def snapshot_of(model, **changes):
+def snapshot_of(learner, **changes):
     fields = {
         "version": 7,
         "created_label_day": "2026-01-05",
@@ -41,7 +41,7 @@ def snapshot_of(model, **changes):
         "horizon_days": 30,
         "schema_hash": SCHEMA_HASH,
         "features": NAMES,
-        "model": model.to_json(),
+        "model": learner.to_json(),
         "metrics": {},
         "resume_offset": 0,
         "cut_points": None,

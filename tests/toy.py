@@ -152,7 +152,7 @@ class Toy:
         if kind == "stuck decision":
             self._set(state, wanted, kind, left)
         if kind == "decide again":
-            self._set(state, wanted + left, "decide", 0)
+            self._set(state, wanted + left - 3, "decide", 0)
         said = (due, context.clock, state.total, shared.decisions, granted, shared.price, context.offsets)
         return shared, [_output("decisions", state.key, *said), Count("decided")]
 

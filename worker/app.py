@@ -220,7 +220,11 @@ def require_guards(config: Settings) -> None:
 
 def run(config: Settings) -> None:
     """Run the worker until it is told to stop."""
-    app = create_app(config)
+    start(create_app(config))
+
+
+def start(app: StreamApp) -> None:
+    """Run an app as a process of its own; SIGTERM commits what is in hand and ends it."""
     app.finalize()
     faust.Worker(app, loglevel="WARN", redirect_stdouts=False).execute_from_commandline()
 

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Self
 
-from confluent_kafka import TIMESTAMP_CREATE_TIME, Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from schemas.topics import SOURCE_TOPICS
 from worker.partitioner import Partitioner
@@ -76,7 +76,7 @@ class Feeder:
         """The offset after the last record that the broker took."""
         self._committed: dict[Place, int] = {}
         self._failure: str | None = None
-        self._count = self._latest = 0
+        self._count = self._latest = self._newest = 0
 
     def __enter__(self) -> Self:
         return self
@@ -138,6 +138,7 @@ class Feeder:
                 self._produce(topic, partition, None, value, at)
 
     def _produce(self, topic: str, partition: int, key: bytes | None, value: bytes, at: int) -> None:
+        self._newest = max(self._newest, at)
         while True:
             try:
                 self._producer.produce(
@@ -155,7 +156,7 @@ class Feeder:
         if error is not None:
             self._failure = f"{topic}[{partition}]: a record was not taken: {error.str()}"
             return
-        if message.timestamp()[0] != TIMESTAMP_CREATE_TIME:
+        if message.timestamp()[1] > self._newest:
             self._failure = (
                 f"topic {topic}: the broker puts its own time on records; allowed for a recorded history is "
                 "message.timestamp.type=CreateTime (RECALL_CLOCK=recorded recall topics create)"

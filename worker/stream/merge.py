@@ -37,17 +37,18 @@ class Merge:
         self._queues: list[deque[Entry]] = [deque() for _ in self.topics]
         self._run: deque[Entry] | None = None
         self._bound = BEFORE_ALL
+        self._shown = False
 
     def expect(self, topic: int, *, more: bool) -> None:
         """Say whether records of the topic are known to be there that have not been pushed yet."""
         self._expected[topic] = more
-        self._bound = BEFORE_ALL
+        self._reconsider()
 
     def push(self, topic: int, entries: Iterable[Entry]) -> None:
         """Append records of a topic, in its order."""
         queue = self._queues[topic]
         if not queue:
-            self._bound = BEFORE_ALL
+            self._reconsider()
         queue.extend(entries)
 
     def waiting(self, topic: int) -> int:
@@ -65,6 +66,7 @@ class Merge:
             run = self._choose()
             if run is None:
                 return None
+        self._shown = True
         return run[0]
 
     def pop(self) -> None:
@@ -72,6 +74,7 @@ class Merge:
         run = self._run
         assert run is not None  # pop follows head
         run.popleft()
+        self._shown = False
         if not run or (run[0].at, run[0].topic) > self._bound:
             self._run = None
 
@@ -80,7 +83,15 @@ class Merge:
         for entry in reversed(entries):
             self._run = self._queues[entry.topic]
             self._run.appendleft(entry)
+            self._shown = True
         self._bound = BEFORE_ALL
+
+    def _reconsider(self) -> None:
+        """Choose anew: now, or as soon as the record that was shown is taken."""
+        if self._shown:
+            self._bound = BEFORE_ALL
+        else:
+            self._run = None
 
     def _choose(self) -> deque[Entry] | None:
         """Find the earliest head, and how far its topic may run before another comes first."""

@@ -139,8 +139,8 @@ class Partition(Generic[S, H]):
         for topic, topic_id in topic_ids.items():
             if record.topic_ids.get(topic, topic_id) != topic_id:
                 raise ValueError(
-                    f"partition {number}: topic {topic} is not the one that the state was kept for (its id has changed):"
-                    f" it was made anew, or this is another cluster. Start anew under another app_id"
+                    f"partition {number}: topic {topic} is not the one that the state was kept for (its id has "
+                    f"changed): it was made anew, or this is another cluster. Start anew under another app_id"
                 )
         record.partitions = count
         record.topic_ids.update(topic_ids)

@@ -25,12 +25,12 @@ class BatchRecovery(Recovery):  # type: ignore[misc]
 
     def _set_recovery_started(self) -> None:
         super()._set_recovery_started()
-        self._reading = False
         self.signal_recovery_end.clear()
 
     async def _build_highwaters(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
         """Fence the predecessors, then ask where the changelog ends: else a zombie's last commit is missed."""
         if title == "active":
+            self._reading = False  # positions are those of the recovery before
             await self.app.lanes.acquire(consumer.assignment())
         await super()._build_highwaters(consumer, tps, destination, title)
 

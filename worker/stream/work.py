@@ -69,7 +69,7 @@ class Job(Generic[S]):
         self.effects: list[Effect] = []
         self.attachments: dict[bytes, bytes | None] = {}
         self.woken = 0
-        """How many timers were taken."""
+        """How many times it was woken."""
         self.resting = False
         """Whether timers rest until the next record is applied, since one raised."""
         self.furthest = -NEVER
@@ -78,7 +78,7 @@ class Job(Generic[S]):
         self.skipped: frozenset[int] = NONE
         """Records that raised, by index."""
         self.failed: frozenset[tuple[int, int]] = NONE
-        """Timers that raised, by the index of the next record and the number of timers taken."""
+        """Timers that raised, by the index of the next record and the times woken before."""
 
     def save(self, body: bytes | None) -> None:
         """Begin again from here, should what follows raise."""
@@ -253,7 +253,6 @@ class KeyedWork(Generic[S, H]):
             self._failed(job, None, job.index, error, work)
             return shared
         job.take(effects)
-        job.woken += 1
         # What follows may raise, but `shared` has moved: the key goes back to here at most.
         job.save(self._processor.encode(job.state))
         return shared

@@ -1,0 +1,199 @@
+"""A live worker in a process of its own, and what it left on the topics."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from schemas.topics import TOPICS
+from worker import replay
+from worker.partitioner import Partitioner
+from worker.recall.profile import Profile
+from worker.stream.record import HEADER_BYTES, PARTITION_KEY, RESERVED, PartitionRecord
+
+PARTITIONS = 4
+CHANGELOG = "recall-rows-changelog"
+ROOT = Path(__file__).parents[1]
+EVERY_TOPIC = {topic.name: PARTITIONS if topic.partitions == "source" else 1 for topic in TOPICS.values()} | {
+    CHANGELOG: PARTITIONS
+}
+START = """
+from worker import settings
+from worker.app import create_app, start
+start(create_app(settings.load(), wall=lambda: {wall}))
+"""
+
+
+def environment(config, bootstrap, datadir, **extra):
+    """Give a worker's variables for the settings of a replay."""
+    shop = {name: getattr(config, name) for name in ("currency", "timezone", "playbook", "salt", "partitions")}
+    values = {
+        **shop,
+        "live_from": config.live_from.isoformat(),
+        "horizon_days": config.horizon_days,
+        "broker": bootstrap,
+        "datadir": datadir,
+        "web_port": 0,
+        "session_timeout_s": 6,
+        "clock": "recorded",
+        "accept_missing_guards": True,
+        **extra,
+    }
+    return os.environ | {f"RECALL_{name.upper()}": str(value) for name, value in values.items()}
+
+
+@contextlib.contextmanager
+def worker(env, log, wall="__import__('time').time_ns() // 1_000_000"):
+    """Run a worker; it is killed at the end if it still runs."""
+    with Path(log).open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", START.format(wall=wall)], env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def stop(process):
+    """Stop a worker as an operator would, and return its exit code."""
+    process.send_signal(signal.SIGTERM)
+    return process.wait(30)
+
+
+def lay_down(bootstrap, records, days, *, ticks=True):
+    """Write a history whole, and, as a feeder would, a tick at each midnight of the shop."""
+    producer = Producer(
+        {"bootstrap.servers": bootstrap, "log_level": 2, "linger.ms": 50, "queue.buffering.max.messages": 1_000_000}
+    )
+    partitioner = Partitioner(PARTITIONS)
+    midnights = replay.midnights(min(record.recorded_at for record in records), days)
+    midnight = next(midnights)
+
+    def tick():
+        for number in range(PARTITIONS):
+            producer.produce("control", replay.tick(midnight), partition=number, timestamp=midnight)
+
+    for record in records:
+        while ticks and record.recorded_at >= midnight:
+            tick()
+            midnight = next(midnights)
+        producer.produce(
+            record.topic, record.value, record.key, partition=partitioner.of(record.key), timestamp=record.recorded_at
+        )
+        producer.poll(0)
+    if ticks:
+        tick()
+    assert producer.flush(60) == 0
+
+
+def read(bootstrap, topic):
+    """Return all committed records of a topic, by partition and offset."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "log_level": 2,
+            "group.id": "reader",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": False,
+        }
+    )
+    try:
+        places = [TopicPartition(topic, number, 0) for number in range(EVERY_TOPIC[topic])]
+        ends = {place.partition: consumer.get_watermark_offsets(place, timeout=10)[1] for place in places}
+        consumer.assign(places)
+        found, deadline = [], time.monotonic() + 60
+        while any(at.offset < ends[at.partition] for at in consumer.position(places) if ends[at.partition]):
+            assert time.monotonic() < deadline, f"{topic} was not read to its end"
+            message = consumer.poll(0.2)
+            if message is not None and not message.error():
+                found.append(message)
+        return found
+    finally:
+        consumer.close()
+
+
+def state(bootstrap):
+    """Return what the changelog holds: rows by key, and the partition records."""
+    rows, records = {}, {}
+    for message in read(bootstrap, CHANGELOG):
+        if message.key() == PARTITION_KEY:
+            records[message.partition()] = PartitionRecord.decode(message.value())
+        elif message.value() is None:
+            rows.pop(message.key(), None)
+        else:
+            rows[message.key()] = message.value()
+    return rows, records
+
+
+def without_risk(rows):
+    """Return rows in a form that can be compared, but for the risk: adoptions come when the trainer is ready."""
+    decode = msgspec.msgpack.Decoder(Profile).decode
+    plain = {}
+    for key, row in rows.items():
+        if key[:1] == RESERVED:
+            plain[key] = row
+            continue
+        profile = decode(row[HEADER_BYTES:])
+        profile.risk, profile.risk_at, profile.risk_version = -1.0, 0, 0
+        plain[key] = (row[:HEADER_BYTES], msgspec.to_builtins(profile))
+    return plain
+
+
+def ids(messages):
+    """Return the ids of the events, in order."""
+    return [dict(message.headers())["ce_id"].decode() for message in messages]
+
+
+def wait_until(condition, process, log, timeout_s=120):
+    """Wait for a condition; fail with the worker's last words when it dies or time is up."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        tail = Path(log).read_text()[-3000:]
+        assert process.poll() is None, f"the worker ended with {process.returncode}:\n{tail}"
+        assert time.monotonic() < deadline, f"not reached within {timeout_s} s:\n{tail}"
+        time.sleep(0.1)
+
+
+class Progress:
+    """How far the worker has come, from the partition records in its changelog."""
+
+    def __init__(self, bootstrap):
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "log_level": 2,
+                "group.id": "progress",
+                "isolation.level": "read_committed",
+            }
+        )
+        self._consumer.assign([TopicPartition(CHANGELOG, number, 0) for number in range(PARTITIONS)])
+        self._records = {}
+
+    def clocks(self):
+        """Return the clocks of the partitions that have one."""
+        while (message := self._consumer.poll(0.01)) is not None:
+            if not message.error() and message.key() == PARTITION_KEY:
+                self._records[message.partition()] = PartitionRecord.decode(message.value())
+        return [record.clock for record in self._records.values()]
+
+    def passed(self, at):
+        """Tell whether all partitions have come to a time."""
+        clocks = self.clocks()
+        return len(clocks) == PARTITIONS and min(clocks) >= at
+
+    def applied(self):
+        """Return how many records of customers were applied; control apart."""
+        self.clocks()
+        return sum(n for record in self._records.values() for topic, n in record.offsets.items() if topic != "control")
+
+    def close(self):
+        self._consumer.close()

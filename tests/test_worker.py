@@ -1,0 +1,178 @@
+"""The live worker against the replay: the same commands, the same rows, whatever happens in between."""
+
+import signal
+from collections import Counter
+
+import orjson
+import pytest
+from data import require
+from kafka_server import real_kafka
+from live import (
+    EVERY_TOPIC,
+    Progress,
+    environment,
+    ids,
+    lay_down,
+    read,
+    state,
+    stop,
+    wait_until,
+    without_risk,
+    worker,
+)
+
+from schemas.values import rfc3339
+from worker import settings, topics
+from worker.recall.days import DAY_MS
+from worker.recall.playbook import load
+from worker.replay import Replay, by_topic
+from worker.settings import DEFAULT_PLAYBOOK
+from worker.simulate import CURRENCY, TIMEZONE, simulate
+from worker.sources import open_source
+
+
+@pytest.fixture
+def playbook(tmp_path):
+    """The default playbook, for histories that say nothing of consent."""
+    path = tmp_path / "playbook.toml"
+    path.write_text(DEFAULT_PLAYBOOK.read_text().replace('unknown = "deny"', 'unknown = "allow"'))
+    assert load(path).consent.unknown == "allow"
+    return path
+
+
+@pytest.fixture
+def fresh_kafka(kafka):
+    """A Kafka of its own, since the names of the topics are fixed."""
+    with real_kafka() as cluster:
+        yield cluster
+
+
+class Replayed:
+    """A replay, and what it emitted."""
+
+    def __init__(self, config, records):
+        self.ids = []
+        self.replay = Replay(config, self._emit)
+        self.replay.run(by_topic(iter(records)))
+        self.rows = without_risk(dict(self.replay.rows()))
+
+    def _emit(self, _number, output):
+        if output.topic == "recall":
+            self.ids.append(dict(output.headers)["ce_id"].decode())
+
+    @property
+    def clock(self):
+        return min(partition.clock for partition in self.replay.partitions)
+
+
+def test_simulated_shop_in_plain_mode_gives_the_commands_of_the_replay(embedded, playbook, tmp_path):
+    config = settings.load(
+        currency=CURRENCY, timezone=TIMEZONE, playbook=playbook, live_from="2025-02-01T00:00:00Z", horizon_days=14
+    )
+    records = list(simulate(users=60, days=120, seed=3))
+    expected = Replayed(config, records)
+    for name, partitions in EVERY_TOPIC.items():
+        embedded.create_topic(name, partitions)
+    lay_down(embedded.address, records, config.shop().days)
+    env = environment(config, embedded.address, tmp_path, mode="plain", session_timeout_s=1.2)
+    progress, log = Progress(embedded.address), tmp_path / "log"
+    with worker(env, log) as process:
+        wait_until(lambda: progress.passed(expected.clock), process, log)
+        assert stop(process) == 0
+    progress.close()
+    sent = ids(read(embedded.address, "recall"))
+    assert sent
+    assert Counter(sent) == Counter(expected.ids)
+    rows, partition_records = state(embedded.address)
+    assert without_risk(rows) == expected.rows
+    applied = sum(
+        sum(record.offsets.get(topic, 0) for topic in record.offsets) for record in partition_records.values()
+    )
+    assert applied == sum(sum(p.record.offsets.values()) for p in expected.replay.partitions)
+
+
+@pytest.mark.kafka
+@pytest.mark.data
+def test_a_worker_killed_in_mid_stream_ends_where_the_replay_does(fresh_kafka, playbook, tmp_path):
+    config = settings.load(
+        broker=fresh_kafka.bootstrap,
+        currency="CNY",
+        timezone="Asia/Shanghai",
+        playbook=edited(playbook, "silence_days = 60", "silence_days = 21"),
+        live_from="2013-05-01T00:00:00Z",
+        horizon_days=14,
+        clock="recorded",
+    )
+    records = list(open_source(require("tmall", "tmall.csv.gz")).records)
+    assert {record.topic for record in records} == {"clickstream", "cart", "orders"}
+    expected = Replayed(config, records)
+    topics.create(config)
+    lay_down(fresh_kafka.bootstrap, records, config.shop().days)
+    env, log = environment(config, fresh_kafka.bootstrap, tmp_path), tmp_path / "log"
+    progress = Progress(fresh_kafka.bootstrap)
+    first, last = records[0].recorded_at, records[-1].recorded_at
+    with worker(env, log) as process:
+        wait_until(lambda: any(clock > (first + last) // 2 for clock in progress.clocks()), process, log)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not progress.passed(expected.clock), "killed too late to show anything"
+    with worker(env, log) as process:
+        wait_until(lambda: progress.passed(expected.clock), process, log)
+        assert stop(process) == 0
+    progress.close()
+    sent = ids(read(fresh_kafka.bootstrap, "recall"))
+    assert len(sent) > 100
+    assert Counter(sent) == Counter(expected.ids)
+    rows, _ = state(fresh_kafka.bootstrap)
+    assert without_risk(rows) == expected.rows
+
+
+@pytest.mark.kafka
+def test_nobody_gets_a_stale_command_after_two_days_of_outage(fresh_kafka, playbook, tmp_path):
+    """One stop, two days of input, start: what was due in between is recorded as stale, not sent.
+
+    The commands hold for a day here, so that two days of outage outlast them.
+    """
+    config = settings.load(
+        broker=fresh_kafka.bootstrap,
+        currency=CURRENCY,
+        timezone=TIMEZONE,
+        playbook=edited(playbook, "valid_days = 3", "valid_days = 1"),
+        horizon_days=14,
+        live_from="2025-02-01T00:00:00Z",
+    )
+    records = list(simulate(users=400, days=122, seed=5))
+    stopped_at = records[-1].recorded_at // DAY_MS * DAY_MS - 2 * DAY_MS
+    started_at = records[-1].recorded_at + 60_000
+    before = [record for record in records if record.recorded_at < stopped_at]
+    topics.create(config.model_copy(update={"clock": "recorded"}))
+    log, progress = tmp_path / "log", Progress(fresh_kafka.bootstrap)
+    recorded = environment(config, fresh_kafka.bootstrap, tmp_path)
+    lay_down(fresh_kafka.bootstrap, before, config.shop().days)
+    with worker(recorded, log) as process:
+        wait_until(lambda: progress.passed(before[-1].recorded_at), process, log)
+        assert stop(process) == 0
+    sent_before = set(ids(read(fresh_kafka.bootstrap, "recall")))
+    lay_down(fresh_kafka.bootstrap, records[len(before) :], config.shop().days, ticks=False)
+    wall = environment(config, fresh_kafka.bootstrap, tmp_path, clock="wall", tick_s=0.2)
+    with worker(wall, log, wall=str(started_at)) as process:
+        wait_until(lambda: progress.applied() == len(records), process, log)
+        assert stop(process) == 0
+    progress.close()
+    decisions = [orjson.loads(message.value()) for message in read(fresh_kafka.bootstrap, "recall-decisions")]
+    stale = [decision for decision in decisions if decision["reason"] == "stale"]
+    assert stale
+    assert all(rfc3339(stopped_at - DAY_MS) < decision["at"] < rfc3339(started_at) for decision in stale)
+    for message in read(fresh_kafka.bootstrap, "recall"):
+        if dict(message.headers())["ce_id"].decode() in sent_before:
+            continue
+        command = orjson.loads(message.value())
+        assert "cancelled_at" in command or command["not_after"] >= rfc3339(started_at)
+
+
+def edited(path, old, new):
+    """The playbook with something said otherwise."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
