@@ -55,7 +55,7 @@ def closed(label_day, partition, **changes):
     return orjson.dumps(record | changes)
 
 
-def lines(days=24, seed=1):
+def lines(days=40, seed=1):
     """Return what each partition writes, by label day: examples in no order, then that the day is closed.
 
     Some days have no example, and at the change of the clocks one label day has those of two days.

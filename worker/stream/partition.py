@@ -407,10 +407,10 @@ class Partition(Generic[S, H]):
         """Stage what the unit changed, and return it."""
         record = self.record
         names = self.layout.topics
-        for entry in self._taken:
-            name = names[entry.topic]
-            record.offsets[name] = entry.offset + 1
-            record.times[name] = entry.at
+        last = {entry.topic: entry for entry in self._taken}
+        for topic, entry in last.items():
+            record.offsets[names[topic]] = entry.offset + 1
+            record.times[names[topic]] = entry.at
         self._taken, self._clocks, self._marks = [], [], None
         record.clock = clock
         record.pending = [pending for pending, _ in self._directives]
