@@ -146,7 +146,6 @@ class Command(Closed):
     cost: Cost = Field(description="What it costs.")
     experiment: Experiment = Field(description="The experiment that the touch is part of.")
     versions: Versions = Field(description="What was in force.")
-    dry_run: bool = Field(description="True: to be looked at, not to be carried out.")
 
 
 class Cancellation(Closed):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from schemas.values import Closed, Dimension, Scores, Tier, Timestamp, UserId
 
-Cause = Literal["silence", "recency", "frequency", "spend", "refund", "recut", "order"]
+Cause = Literal["silence", "recency", "frequency", "spend", "refund", "recut", "order", "activity"]
 
 
 class TierChange(Closed):

@@ -1,8 +1,8 @@
 """Runs the worker's own rules over a recorded history, without a broker.
 
-The history is split by key as the topics are, and merged as the worker merges a backlog. Where it has no control records,
-the replay writes what a worker fed with it would read: a tick at each midnight of the shop, and what the trainer says.
-All partitions come to a midnight before the trainer runs and any goes on.
+The history is split by key as the topics are, and merged as the worker merges a backlog. Where it has no control
+records, the replay writes what a worker fed with it would read: a tick at each midnight of the shop, and what the
+trainer says. All partitions come to a midnight before the trainer runs and any goes on.
 """
 
 from __future__ import annotations

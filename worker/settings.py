@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
@@ -100,5 +99,5 @@ def load(**overrides: object) -> Settings:
         raise SettingsError("\n  ".join([f"settings ({prefix}... in the environment):", *lines])) from error
 
 
-def _ms(time: datetime | None) -> int:
+def _ms(time: AwareDatetime | None) -> int:
     return 0 if time is None else round(time.timestamp() * 1000)

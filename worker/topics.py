@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from schemas.topics import SOURCE_TOPICS, TOPICS
@@ -107,6 +107,13 @@ def create(settings: Settings) -> list[Outcome]:
     if missing:
         _create(admin, settings, missing)
     return [Outcome(plan, plan.name not in there) for plan in plans]
+
+
+def ids(settings: Settings) -> dict[str, str]:
+    """Return the broker's ids of the source topics: made anew, a topic of the same name has another one."""
+    admin = AdminClient({"bootstrap.servers": settings.broker, "log_level": 2})
+    described = admin.describe_topics(TopicCollection(list(SOURCE_TOPICS)), request_timeout=TIMEOUT_S)
+    return {name: str(future.result().topic_id) for name, future in described.items()}
 
 
 def _create(admin: AdminClient, settings: Settings, missing: list[TopicPlan]) -> None:

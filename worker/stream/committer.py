@@ -1,10 +1,11 @@
 """Rows, outputs and source offsets of a lane go out together.
 
-Transactional: one transactional producer for each lane, whose epoch fences a stalled predecessor; one short transaction for
-each commit. (The producer's epoch is the only fence: aiokafka commits offsets without member or generation.)
+Transactional: one transactional producer for each lane, whose epoch fences a stalled predecessor; one short transaction
+for each commit. (The producer's epoch is the only fence: aiokafka commits offsets without member or generation.)
 
-Plain, for brokers without transactions: outputs first, awaited; then rows and partition record, which holds the offsets, in
-one record batch, which is atomic. After a crash outputs may come again with the same id. No fence: one process.
+Plain, for brokers without transactions: outputs first, awaited; then rows and partition record, which holds the
+offsets, in one record batch, which is atomic. After a crash outputs may come again with the same id. No fence: one
+process.
 
 Any failure ends the process without a commit: what was staged in memory can no longer be trusted.
 """
@@ -216,8 +217,10 @@ class Committer:
         await producer.begin_transaction()
         batches = []
         if self._changelog is not None:
-            for batch in self._batches(pending.rows, last.record):
-                batches.append((await producer.send_batch(batch, self._changelog, partition=self.number), batch))
+            batches = [
+                (await producer.send_batch(batch, self._changelog, partition=self.number), batch)
+                for batch in self._batches(pending.rows, last.record)
+            ]
         outputs = [await self._send(output) for output in pending.outputs]
         offsets = {TopicPartition(topic, self.number): offset for topic, offset in last.offsets.items()}
         await producer.send_offsets_to_transaction(offsets, self._settings.group)

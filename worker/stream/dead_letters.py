@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 
 import orjson
 
@@ -24,7 +25,8 @@ def dead_letter(
 
     The original's bytes stay where they are, since they may hold personal data; the key goes as a hash for that reason.
     """
-    name, partition, offset, recorded_at = source or (None, None, None, None)
+    name, partition, offset, at = source or (None, None, None, None)
+    recorded_at = None if at is None else datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds")
     value = {
         "reason": reason,
         "detail": detail[:DETAIL_CHARS_MAX],

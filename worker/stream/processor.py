@@ -57,7 +57,7 @@ class Output(NamedTuple):
 
 
 class Attach(NamedTuple):
-    """Keeps (or with None drops) a value of exactly eight bytes of name beside the key's row, read by `Context.attachment`."""
+    """Keeps (with None: drops) a value beside the key's row; its name has eight bytes. See `Context.attachment`."""
 
     name: bytes
     value: bytes | None
@@ -87,23 +87,34 @@ class Context(Protocol):
 
     @property
     def offsets(self) -> Mapping[str, int]:
-        """The next offset by topic of what was merged up to this decision."""
+        """Return the next offset by topic of what was merged up to this timer, decision or directive.
+
+        For a record it would depend on how the input was cut: not for `apply`.
+        """
 
     def attachment(self, name: bytes) -> bytes | None:
-        """What `Attach` keeps under `name` for this key."""
+        """Return what `Attach` keeps under `name` for this key."""
 
 
 class Processor(Protocol[S, H]):
-    """A domain. Every method is a function of its arguments and of what the processor was made with."""
+    """A domain. Every method is a function of its arguments and of what the processor was made with.
+
+    `shared` is never changed in place: what changes it returns another one, so that a failure leaves the old one. Of
+    `shared`, `apply` and `wake` may read only what directives and `wake_shared` change, for those are the points at which
+    a unit of work ends.
+    """
 
     version: int
     """Of the row's encoding, 0 to 255; a row of another version refuses to be read."""
 
     def parse(self, topic: str, key: bytes | None, value: bytes | None, recorded_at: int) -> Parsed:
-        """Read a record; `recorded_at` is the broker's time of it."""
+        """Read a record; `recorded_at` is the broker's time of it.
+
+        The time moves the clock even where the body is `Ignored` or `Rejected`: one that is not to be believed is None.
+        """
 
     def new(self, key: bytes) -> S:
-        """Return the state of a key that was never seen."""
+        """Return the state of a key that was never seen, for which nothing is due."""
 
     def decode(self, body: bytes) -> S:
         """Return the state in a row's body; may be changed in place by what follows."""

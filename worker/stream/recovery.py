@@ -1,7 +1,7 @@
 """Recovery from the changelog by whole batches, inside Faust's own sequence.
 
-Overrides internals of faust-streaming 0.15.3: `TableManager.recovery` and, of `Recovery`, the highwaters (the fence comes
-first), the seek, the record-by-record loop and the start.
+Overrides internals of faust-streaming 0.15.3: `TableManager.recovery` and, of `Recovery`, the highwaters (the fence
+comes first), the seek, the record-by-record loop and the start.
 """
 
 from __future__ import annotations
@@ -64,13 +64,15 @@ class BatchRecovery(Recovery):  # type: ignore[misc]
             self._set_recovery_ended()
             self.signal_recovery_end.set()
 
-    @Service.task
+    @Service.task  # type: ignore[untyped-decorator]
     async def _slurp_changelogs(self) -> None:
         """Replace the loop that takes one record at a time: the fetch loop does it."""
 
 
 class BatchTableManager(TableManager):  # type: ignore[misc]
     """Faust's table manager with recovery by batches."""
+
+    _recovery: BatchRecovery | None
 
     @property
     def recovery(self) -> BatchRecovery:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class MemoryStore(memory.Store):  # type: ignore[misc]
     """Partition to rows, all bytes; a partition that is taken away leaves with its rows.
 
-    Faust's own memory store keeps one mapping for all partitions and knows, after a rebalance, only the keys that it read
-    in recovery.
+    Faust's own memory store keeps one mapping for all partitions and knows, after a rebalance, only the keys that it
+    read in recovery.
     """
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
 """Whole fetched batches through an ordinary Faust agent.
 
-Faust keeps membership, assignment, recovery's sequence and the command line; its own way of one asyncio task set for each
-record is left. One item on the agent's channel carries the records of all topics of a lane that one fetch brought. Commits
-are the lanes' (`committer`), so Faust's offsets stay empty.
+Faust keeps membership, assignment, recovery's sequence and the command line; its own way of one set of asyncio tasks
+for each record is left. One item on the agent's channel carries the records of all topics of a lane that one fetch
+brought. Commits are the lanes' (`committer`), so Faust's offsets stay empty.
 
 Overrides internals of faust-streaming 0.15.3, which is pinned exactly: `Consumer._drain_messages`, `perform_seek`,
 `on_partitions_assigned`, `wait_empty`, `ConsumerMessage.on_final_ack`, `Producer._settings_extra`,
@@ -23,7 +23,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
-from worker.stream.committer import Commit, Committer, CommitSettings, die
+from worker.stream.committer import Commit, CommitSettings, Committer, die
 from worker.stream.recovery import BatchTableManager
 from worker.stream.store import MemoryStore
 
@@ -265,7 +265,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         lane = self.app.lanes.of(tp)
         if rebalancing or lane is None or lane.work is None:
             return False
-        return lane.work.buffered(tp.topic) < READ_AHEAD_RECORDS
+        buffered: int = lane.work.buffered(tp.topic)
+        return buffered < READ_AHEAD_RECORDS
 
     def _hand_out(self, fetched: dict[TP, Sequence[Any]]) -> None:
         """Put one item on the channel of each lane that got records, or has something to go on with."""
@@ -341,8 +342,8 @@ def start_of(lane: Lane, tp: TP, earliest: int, end: int) -> int:
     if not earliest <= start <= end:
         raise RefusedError(
             f"{tp.topic} partition {tp.partition}: the worker left off at offset {start}, but the topic holds "
-            f"{earliest} to {end}: records in between are gone, or it is another cluster's topic. Restore the topic, or "
-            f"start anew from the history that there is under another app_id"
+            f"{earliest} to {end}: records in between are gone, or it is another cluster's topic. Restore the topic, "
+            f"or start anew from the history that there is under another app_id"
         )
     return start
 
@@ -402,6 +403,8 @@ class StreamApp(faust.App):  # type: ignore[misc]
         self.groups = tuple(groups)
         self.partitions = partitions
         self.commit_settings = commit_settings
+        self.topic_ids: dict[str, str] = {}
+        """The broker's ids of the source topics, where it tells them."""
         super().__init__(
             app_id,
             TableManager=BatchTableManager,
@@ -445,7 +448,10 @@ class StreamApp(faust.App):  # type: ignore[misc]
         self._check_layout(group)
         work = await group.open(lane.number, rows)
         try:
-            work.claim(self._partitions_of(group), {})
+            work.claim(
+                self._partitions_of(group),
+                {topic: self.topic_ids[topic] for topic in group.topics if topic in self.topic_ids},
+            )
         except ValueError as error:
             raise RefusedError(str(error)) from error
         for output in group.greet(lane.number, work):
@@ -453,7 +459,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
         lane.work, lane.ends, lane.queued = work, {}, 0
 
     def _partitions_of(self, group: Group) -> dict[str, int]:
-        return {topic: self.partitions if group.has_rows else 1 for topic in group.topics}
+        return dict.fromkeys(group.topics, self.partitions if group.has_rows else 1)
 
     def _check_layout(self, group: Group) -> None:
         for topic, wanted in self._partitions_of(group).items():
@@ -467,8 +473,8 @@ class StreamApp(faust.App):  # type: ignore[misc]
             mine = {tp.partition for lane in self.lanes for tp in lane.tps if lane.group is group}
             if len(mine) < self.partitions:
                 raise RefusedError(
-                    f"{len(mine)} of {self.partitions} partitions were assigned: in plain mode there is no fence between "
-                    f"workers, so allowed is one process. Stop the other one, or use the transactional mode"
+                    f"{len(mine)} of {self.partitions} partitions were assigned: in plain mode there is no fence "
+                    f"between workers, so allowed is one process. Stop the other one, or use the transactional mode"
                 )
 
     async def write(self, output: Output) -> None:

@@ -75,7 +75,7 @@ SCHEMA_HASH: Final[str] = hashlib.blake2b(
 def compute(profile: Profile, t_day: int, days: Days) -> list[float]:
     """Return the features as of the start of the day, in the order of `NAMES`.
 
-    The row must not have closed the day itself: its later open day is at most the day after.
+    The row is not to have gone on beyond that day, since it forgets days at the other end.
     """
     values: list[int] = []
     active = _channels(profile, t_day, values)
@@ -165,7 +165,7 @@ def _last_orders(profile: Profile, start: int, days: Days) -> tuple[int, int]:
     for at in sorted((order.at for order in profile.latest_orders if not order.cancelled), reverse=True):
         if at < start:
             day = days.of(at)
-            if last and day < last:
+            if last and day <= last:
                 return last, day
             last = day
     if not last and 0 < profile.last_order_at < start:

@@ -188,7 +188,7 @@ class Trainer:
         outputs: list[Output] = []
         for label_day in sorted(other for other in self._lessons if other <= complete):
             self._learn(label_day)
-            pass
+            self._pass(label_day)
             if self._is_due(label_day):
                 outputs += self._publish(label_day)
         self._pass(complete)

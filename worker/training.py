@@ -1,0 +1,51 @@
+"""The trainer, as the work of a lane."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worker.stream.partition import Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from worker.recall.risk.trainer import Trainer
+    from worker.stream.partition import SourceRecord
+    from worker.stream.processor import Output
+
+TRAINING = "churn-training"
+
+
+class TrainerWork:
+    """`lane.Work`: its state is the last snapshot and the records after it."""
+
+    held: str | None = None
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._records: list[SourceRecord] = []
+        self._start = trainer.resume_offset
+
+    def feed(self, topic: str, records: Iterable[SourceRecord]) -> None:  # noqa: ARG002 - of the protocol
+        self._records.extend(records)
+
+    def buffered(self, topic: str) -> int:  # noqa: ARG002 - of the protocol
+        return len(self._records)
+
+    def expect(self, topic: str, *, more: bool) -> None:
+        """Nothing to wait for: there is one topic."""
+
+    def claim(self, partitions: Mapping[str, int], topic_ids: Mapping[str, str]) -> None:
+        """Nothing to refuse: no state but what the topics hold."""
+
+    def start_offset(self, topic: str) -> int | None:  # noqa: ARG002 - of the protocol
+        return self._start or None
+
+    def advance(self) -> Unit | None:
+        if not self._records:
+            return None
+        records, self._records = self._records, []
+        outputs: list[Output] = []
+        for record in records:
+            outputs += self._trainer.take(record.offset, record.value or b"")
+        return Unit({}, outputs, {TRAINING: records[-1].offset + 1}, len(records), b"")
