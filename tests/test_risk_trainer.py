@@ -20,7 +20,7 @@ from worker.recall.risk.trainer import Trainer
 DAYS = Days("Europe/Berlin")
 HORIZON = 30
 PARTITIONS = 3
-FIRST_T = DAYS.number(dt.date(2025, 2, 3))
+FIRST_T = DAYS.number(dt.date(2025, 9, 10))  # the clocks go back 46 days later
 PUBLISH_DAYS = 3
 LABELS_MIN = 60
 
@@ -58,7 +58,8 @@ def closed(label_day, partition, **changes):
 def lines(days=40, seed=1):
     """Return what each partition writes, by label day: examples in no order, then that the day is closed.
 
-    Some days have no example, and at the change of the clocks one label day has those of two days.
+    The last partition has no customers, and some days no example; at the change of the clocks one label day has those
+    of two days.
     """
     draw = random.Random(seed)
     first = labels.label_day(FIRST_T, HORIZON, DAYS)
@@ -71,7 +72,7 @@ def lines(days=40, seed=1):
             user += 1
             where = by_day.get(labels.label_day(t, HORIZON, DAYS))
             if where is not None:
-                where[draw.randrange(PARTITIONS)].append(example(t, user, draw))
+                where[draw.randrange(PARTITIONS - 1)].append(example(t, user, draw))
     return by_day
 
 
@@ -264,7 +265,7 @@ BAD = [
     (example(FIRST_T, 1, schema_hash="0123456789abcdef"), "schema"),
     (example(FIRST_T, 1, features=[0.0]), "schema"),
     (example(FIRST_T, 1, horizon_days=31), "horizon"),
-    (example(FIRST_T, 1, label_day="2025-06-01"), "label day"),
+    (example(FIRST_T, 1, label_day="2025-12-01"), "label day"),
     (example(FIRST_T, 1, t="0001-01-01", label_day="0001-02-01"), "late"),
     (example(FIRST_T, 1, t="9999-12-20", label_day="9999-12-31"), "label day"),
     (example(FIRST_T, 1, weight=0.0), "weight 0"),

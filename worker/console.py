@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COLUMNS: Final = 80
 _FIGURES: Final = ("log_loss", "brier", "auc", "accuracy", "ece")
 _LABEL_COLUMNS: Final = 13
+_GAP: Final = 2
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -64,14 +65,25 @@ def command_lines(command: Mapping[str, Any]) -> list[str]:
     return [first[:COLUMNS], f"{'':12}{second}"[:COLUMNS]]
 
 
-def numbers(counts: Mapping[str, int]) -> str:
-    """Return counts in words, the greatest first.
+def numbers(counts: Mapping[str, int], prefix: str = "") -> str:
+    r"""Return counts in words, the greatest first, on as many lines as they need beside a label.
 
     >>> numbers({"no customer": 1200, "sign": 3, "other": 0})
     'no customer 1,200, sign 3'
+    >>> print(numbers({"silent -> potential": 60_000, "potential -> silent": 50_000, "new -> silent": 40_000}))
+    silent -> potential 60,000, potential -> silent 50,000,
+    new -> silent 40,000
     """
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{name} {count:,}" for name, count in ranked if count) or "none"
+    parts = [f"{name} {count:,}" for name, count in ranked if count] or ["none"]
+    lines = [prefix + parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) + len(", ,") > COLUMNS - _LABEL_COLUMNS - _GAP:
+            lines[-1] += ","
+            lines.append(part)
+        else:
+            lines[-1] += f", {part}"
+    return "\n".join(lines)
 
 
 def under(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
@@ -85,7 +97,7 @@ def under(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
 
 def facts(rows: Iterable[tuple[str, str]]) -> Table:
     """Lay labelled facts below each other."""
-    table = Table.grid(padding=(0, 2, 0, 0))
+    table = Table.grid(padding=(0, _GAP, 0, 0))
     table.add_column(no_wrap=True, min_width=_LABEL_COLUMNS, style="bold")
     table.add_column(overflow="fold")
     for label, text in rows:
@@ -109,14 +121,14 @@ def accounting(source: Source) -> Table:
 
 def outcome(tally: Tally, counts: Mapping[str, int]) -> Table:
     """Say what came of a history; `counts` are those of all partitions together."""
-    cancelled = f"; cancelled: {numbers(tally.cancelled)}" if tally.cancelled else ""
     rows = [
         ("ignored", numbers(under(counts, "ignored"))),
         ("dead letters", numbers(tally.dead)),
         ("customers", f"{len(tally.customers):,} with an order"),
         ("tiers", ", ".join(f"{tier} {n:,}" for tier, n in tally.tiers.items())),
         ("transitions", numbers({f"{a} -> {b}": n for (a, b), n in tally.transitions.items()})),
-        ("commands", f"{len(tally.commands):,}: {numbers(tally.plays)}{cancelled}"),
+        ("commands", numbers(tally.plays, f"{len(tally.commands):,}: ")),
+        ("cancelled", numbers(tally.cancelled)),
         ("not sent", numbers(tally.suppressed)),
     ]
     table = facts(rows)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from worker.settings import Settings
     from worker.sources.history import HistoryRecord
 
-USERS: Final = 400
+USERS: Final = 600
 DAYS: Final = 240
 SEED: Final = 1
 LIVE_AFTER: Final = 0.55
@@ -218,7 +218,7 @@ class Stage:
     def __init__(self, console: Console, progress: Progress, reader: Reader, total: int) -> None:
         self._console = console
         self._progress = progress
-        self._reader = reader
+        self.reader = reader
         self._total = total
         self._task = progress.add_task("starting", total=total)
         self._left_out = self._tenth = 0
@@ -240,7 +240,7 @@ class Stage:
     def _show(self, *, last: bool = False) -> None:
         while True:
             try:
-                command = self._reader.commands.get_nowait()
+                command = self.reader.commands.get_nowait()
             except queue.Empty:
                 break
             now = time.monotonic()
@@ -261,11 +261,9 @@ class Stage:
 
 
 def _feed(show: Show, settings: Settings, worker: Worker, stage: Stage) -> Mapping[tuple[str, int], int]:
-    reader = stage._reader  # noqa: SLF001 - of this module
-
     def check() -> None:
         worker.check()
-        reader.check()
+        stage.reader.check()
 
     with Feeder(settings, ticks=show.ticks, progress=stage.update, check=check) as feeder:
         feeder.run(show.records)
@@ -344,6 +342,8 @@ def _consumer(settings: Settings) -> Consumer:
             "isolation.level": "read_committed",
             # A record that is gone before it was read is an error, not something to skip.
             "auto.offset.reset": "error",
+            # The embedded broker wakes no fetch for what comes meanwhile.
+            "fetch.wait.max.ms": 50,
             "log_level": 2,
         }
     )

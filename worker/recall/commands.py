@@ -174,9 +174,9 @@ def command(
             "priority": play.priority,
         },
         "cost": {
-            "direct": str(play.cost.direct),
+            "direct": f"{play.cost.direct:f}",
             "opportunity": "0",
-            "hidden": str(play.cost.hidden),
+            "hidden": f"{play.cost.hidden:f}",
             "currency": currency.code,
         },
         "experiment": {"id": "holdout", "arm": episode.arm, "propensity": 1.0 - arm_share},

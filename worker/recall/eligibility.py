@@ -11,22 +11,22 @@ if TYPE_CHECKING:
     from worker.recall.profile import Contact, Profile
 
 
-def forbids(profile: Profile, play: Play, playbook: Playbook) -> str | None:
-    """Return what the user or the shop has said against the play, or None."""
+def forbids(profile: Profile, channel: str, purpose: str, playbook: Playbook) -> str | None:
+    """Return what the user or the shop has said against such a touch, or None."""
     if profile.excluded:
         return "excluded"
     if profile.opted_out:
         return "opted out"
     if profile.profiling_opted_out:
         return "profiling opt-out"
-    if not profile.consent.get(f"{play.channel}:{play.purpose}", playbook.consent.unknown == "allow"):
+    if not profile.consent.get(f"{channel}:{purpose}", playbook.consent.unknown == "allow"):
         return "no consent"
     return None
 
 
 def refusal(profile: Profile, play: Play, playbook: Playbook, at: int) -> str | None:
     """Return why the play must not reach the user at this time, or None."""
-    said = forbids(profile, play, playbook)
+    said = forbids(profile, play.channel, play.purpose, playbook)
     if said is not None:
         return said
     caps = playbook.caps

@@ -22,8 +22,12 @@ NEVER_OPENS = frozenset({"recut"})
 
 
 def opens(profile: Profile, transition: Transition) -> bool:
-    """Tell whether the change of tier opens an episode: a drop does, unless one is open."""
-    return transition.drop and transition.cause not in NEVER_OPENS and profile.episode is None
+    """Tell whether the change of tier opens an episode: a drop does, unless one is open.
+
+    To be new again is no drop: it tells of an order that was none.
+    """
+    falls = transition.drop and transition.target is not Tier.NEW
+    return falls and transition.cause not in NEVER_OPENS and profile.episode is None
 
 
 def open_episode(profile: Profile, transition: Transition, at: int, holdout: Holdout, day: int) -> Episode:

@@ -16,8 +16,9 @@ from worker.recall.profile import (
     HALF_HOUR_MS,
     ID_BYTES,
     MESSAGE_IDS_KEPT,
-    NAME_CHARS_MAX,
+    NAME_BYTES_MAX,
     ORDERS_KEPT,
+    REFUND_IDS_KEPT,
     WISHES_KEPT,
     OpenDay,
     PastOrder,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 DUPLICATE = "duplicate"
 LATE = "late"
 UNKNOWN_ORDER = "unknown order"
+CANCELLED = "cancelled order"
 
 
 def short_id(text: str) -> bytes:
@@ -63,8 +65,9 @@ def order(profile: Profile, body: Order, at: int, clock: int, days: Days) -> str
     if week <= days.week(days.of(clock)) - WEEKS_KEPT:
         return f"{LATE} order"
     order_id = short_id(body.order_id)
-    if profile.find_order(order_id) is not None:
-        return DUPLICATE
+    past = profile.find_order(order_id)
+    if past is not None:
+        return CANCELLED if past.cancelled else DUPLICATE
     open_day = _open(profile, day, at, clock, days)
     weeks = profile.money()
     rfm.add(weeks, week, orders=1, revenue=body.net_minor)
@@ -74,10 +77,8 @@ def order(profile: Profile, body: Order, at: int, clock: int, days: Days) -> str
     profile.discounted += bool(body.coupon or body.discount_minor)
     profile.first_order_at = min(profile.first_order_at or at, at)
     profile.last_order_at = max(profile.last_order_at, at)
-    orders = profile.latest_orders = [*profile.latest_orders, PastOrder(order_id, at, body.net_minor)]
-    if len(orders) > ORDERS_KEPT:
-        orders.remove(min(orders, key=lambda past: (past.at, past.id)))
-    bought = {item.product_id[:NAME_CHARS_MAX] for item in body.items}
+    _keep(profile, PastOrder(order_id, at, body.net_minor))
+    bought = {_short(item.product_id) for item in body.items}
     profile.wishes = [wish for wish in profile.wishes if wish[0] not in bought]
     for item in body.items:
         profile.items = _favour(profile.items, item.product_id)
@@ -95,10 +96,15 @@ def order(profile: Profile, body: Order, at: int, clock: int, days: Days) -> str
 
 
 def refund(profile: Profile, body: Refund, at: int, clock: int, days: Days) -> str | None:
-    """Take a refund off the revenue, in the week in which it happened; without an amount, the full order."""
+    """Take a refund off the revenue, in the week in which it happened; without an amount, the full order.
+
+    There is nothing to take off for an order that was cancelled.
+    """
+    past = profile.find_order(short_id(body.order_id))
+    if past is not None and past.cancelled:
+        return CANCELLED
     amount = body.amount_minor
     if amount is None:
-        past = profile.find_order(short_id(body.order_id))
         if past is None:
             return UNKNOWN_ORDER
         amount = past.net
@@ -106,11 +112,13 @@ def refund(profile: Profile, body: Refund, at: int, clock: int, days: Days) -> s
     week = days.week(day)
     if week <= days.week(days.of(clock)) - WEEKS_KEPT:
         return f"{LATE} refund"
+    ids = _with(profile.refund_ids, body.message_id, REFUND_IDS_KEPT)
+    if ids is None:
+        return DUPLICATE
+    profile.refund_ids = ids
     open_day = _open(profile, day, at, clock, days)
     if open_day is None:
         profile.history.append([day, REFUND, 1])
-    elif _seen_before(open_day, body.message_id):
-        return DUPLICATE
     else:
         open_day.add(REFUND)
     profile.saw(REFUND, day)
@@ -118,22 +126,27 @@ def refund(profile: Profile, body: Refund, at: int, clock: int, days: Days) -> s
     rfm.add(weeks, week, refunds=amount)
     profile.keep_money(weeks)
     profile.refunded += amount
+    if past is not None:
+        past.refunded += amount
     return None
 
 
 def cancel(profile: Profile, body: Cancel, days: Days) -> str | None:
-    """Undo an order: a cancelled order is no order."""
-    past = profile.find_order(short_id(body.order_id))
+    """Undo an order and its refunds: a cancelled order is no order, also where its cancellation came first."""
+    order_id = short_id(body.order_id)
+    past = profile.find_order(order_id)
     if past is None:
+        _keep(profile, PastOrder(order_id, 0, 0, cancelled=True))
         return UNKNOWN_ORDER
     if past.cancelled:
         return DUPLICATE
     past.cancelled = True
     weeks = profile.money()
-    rfm.add(weeks, days.week(days.of(past.at)), orders=-1, revenue=-past.net)
+    rfm.add(weeks, days.week(days.of(past.at)), orders=-1, revenue=-past.net, refunds=-past.refunded)
     profile.keep_money(weeks)
     profile.orders -= 1
     profile.spent -= past.net
+    profile.refunded -= past.refunded
     standing = [other.at for other in profile.latest_orders if not other.cancelled]
     if standing:
         profile.last_order_at = max(standing)
@@ -189,14 +202,29 @@ def _open(profile: Profile, day: int, at: int, clock: int, days: Days) -> OpenDa
 
 def _seen_before(open_day: OpenDay, message_id: str) -> bool:
     """Tell whether the message was seen on that day; note it."""
-    short, ids = short_id(message_id), open_day.message_ids
+    ids = _with(open_day.message_ids, message_id, MESSAGE_IDS_KEPT)
+    if ids is None:
+        return True
+    open_day.message_ids = ids
+    return False
+
+
+def _with(ids: bytes, message_id: str, kept: int) -> bytes | None:
+    """Return the ids with one more, the latest `kept` of them; None where it is among them already."""
+    short = short_id(message_id)
     place = ids.find(short)
     while place >= 0:
         if place % ID_BYTES == 0:
-            return True
+            return None
         place = ids.find(short, place + 1)
-    open_day.message_ids = (ids + short)[-MESSAGE_IDS_KEPT * ID_BYTES :]
-    return False
+    return (ids + short)[-kept * ID_BYTES :]
+
+
+def _keep(profile: Profile, order: PastOrder) -> None:
+    """Add to the orders seen lately."""
+    orders = profile.latest_orders = [*profile.latest_orders, order]
+    if len(orders) > ORDERS_KEPT:
+        orders.remove(min(orders, key=lambda past: (past.at, past.id)))
 
 
 def _active(profile: Profile, open_day: OpenDay, at: int, day: int, days: Days) -> None:
@@ -206,13 +234,18 @@ def _active(profile: Profile, open_day: OpenDay, at: int, day: int, days: Days) 
         profile.first_at = at
 
 
+def _short(name: str) -> str:
+    """Return as much of a name as is kept, in whole characters."""
+    return name[:NAME_BYTES_MAX] if name.isascii() else name.encode()[:NAME_BYTES_MAX].decode(errors="ignore")
+
+
 def _favour(favourites: list[tuple[str, int]], name: str) -> list[tuple[str, int]]:
     """Count a name among the most frequent ones; a new one takes the place of the rarest (space-saving, ICDT 2005).
 
     >>> _favour([("tea", 2), ("jam", 1)], "tea")
     [('tea', 3), ('jam', 1)]
     """
-    name = name[:NAME_CHARS_MAX]
+    name = _short(name)
     counts = dict(favourites)
     if name in counts or len(counts) < FAVOURITES_KEPT:
         counts[name] = counts.get(name, 0) + 1
@@ -224,6 +257,6 @@ def _favour(favourites: list[tuple[str, int]], name: str) -> list[tuple[str, int
 
 
 def _wish(profile: Profile, product_id: str, price: int | None) -> None:
-    name = product_id[:NAME_CHARS_MAX]
+    name = _short(product_id)
     kept = [wish for wish in profile.wishes if wish[0] != name]
     profile.wishes = [*kept, (name, -1 if price is None else price)][-WISHES_KEPT:]

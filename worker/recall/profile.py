@@ -10,21 +10,25 @@ from __future__ import annotations
 import msgspec
 
 from worker.recall.tiers import Standing
-from worker.recall.windows import CHANNELS, ORDER, History, pack, sessions_in, sparse, unpack
+from worker.recall.windows import CHANNELS, DAYS_KEPT, ORDER, History, pack, sessions_in, sparse, unpack
 from worker.stream.processor import NEVER
 
 VERSION = 1
 """Of the row's encoding."""
 
 ROW_BYTES_MAX = 8192
+"""A row that has grown past it is trimmed at the weekly visit."""
 ID_BYTES = 6
 ORDERS_KEPT = 32
 MESSAGE_IDS_KEPT = 256
 """A day; beyond it a message that was sent twice may count twice."""
+REFUND_IDS_KEPT = 32
 FAVOURITES_KEPT = 8
 WISHES_KEPT = 16
-NAME_CHARS_MAX = 64
+NAME_BYTES_MAX = 64
 HALF_HOUR_MS = 30 * 60_000
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class OpenDay(msgspec.Struct, array_like=True, gc=False):
@@ -76,6 +80,7 @@ class PastOrder(msgspec.Struct, array_like=True, gc=False):
     at: int
     net: int
     cancelled: bool = False
+    refunded: int = 0
 
 
 class Episode(msgspec.Struct, array_like=True, gc=False):
@@ -96,6 +101,8 @@ class Episode(msgspec.Struct, array_like=True, gc=False):
     play: str | None = None
     command_id: str | None = None
     not_after: int = 0
+    channel: str = ""
+    purpose: str = ""
 
 
 class Contact(msgspec.Struct, array_like=True, gc=False):
@@ -164,6 +171,8 @@ class Profile(msgspec.Struct, array_like=True, gc=False):
     risk: float = -1.0
     risk_at: int = 0
     risk_version: int = 0
+    refund_ids: bytes = b""
+    """Of the messages of the latest refunds."""
 
     def open_day(self, day: int) -> OpenDay | None:
         """Return the open day, or None where it is closed."""
@@ -221,6 +230,14 @@ class Profile(msgspec.Struct, array_like=True, gc=False):
             if order.id == order_id:
                 return order
         return None
+
+    def trim(self, day: int) -> bool:
+        """Make a row that has grown past its bound small again: its days go into buckets early, the oldest first."""
+        days_kept = DAYS_KEPT
+        while days_kept and len(_encode(self)) > ROW_BYTES_MAX:
+            days_kept //= 2
+            self.history.fold_before(day - days_kept, day)
+        return days_kept < DAYS_KEPT
 
     def erase(self) -> None:
         """Leave nothing but the mark that the user was erased."""

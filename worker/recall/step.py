@@ -100,6 +100,8 @@ class Customers:
             if state.orders:
                 return self._was_active(state, shared, at, context)
             return NOTHING
+        if type(body) in {Order, Refund, Cancel}:
+            return [*self._recut(state, shared, context), *self._applied(state, shared, at, body, context)]
         return self._applied(state, shared, at, body, context)
 
     def _applied(self, state: Profile, shared: Shared, at: int, body: object, context: Context) -> Sequence[Effect]:
@@ -113,7 +115,7 @@ class Customers:
             return (Count(counted),) if counted else self._evaluated(state, shared, "refund", context)
         if type(body) is Cancel:
             counted = intake.cancel(state, body, days)
-            return (Count(counted),) if counted else self._evaluated(state, shared, "refund", context)
+            return (Count(counted),) if counted else self._cancelled(state, shared, context)
         if type(body) is Feedback:
             counted = intake.feedback(state, body, at, clock, days)
             effects: list[Effect] = [Count(counted or f"feedback.{body.status}")]
@@ -128,7 +130,7 @@ class Customers:
 
     def _was_active(self, state: Profile, shared: Shared, at: int, context: Context) -> Sequence[Effect]:
         """Postpone the silence, or end it."""
-        if state.standing.tier == Tier.SILENT:
+        if state.standing.tier == Tier.SILENT or not state.visit_due:
             effects = self._end(state, shared, "void", context) if self._would_have_prevented(state, at) else []
             self._visit_next(state, context.clock)
             return [*effects, *self._evaluated(state, shared, "activity", context)]
@@ -137,17 +139,26 @@ class Customers:
         return NOTHING
 
     def _ordered(self, state: Profile, shared: Shared, at: int, context: Context) -> Sequence[Effect]:
+        """End the episode; but an order from before a silence, told of late, is no return from it."""
         effects: list[Effect] = []
-        if state.episode is not None:
+        silent = value.still_silent(state, context.clock, self._in_force(shared).rules)
+        if state.episode is not None and not silent:
             reason = "void" if at <= state.episode.opened_at else "ordered"
             effects += self._end(state, shared, reason, context)
         self._visit_next(state, context.clock)
         return [*effects, *self._evaluated(state, shared, "order", context)]
 
+    def _cancelled(self, state: Profile, shared: Shared, context: Context) -> Sequence[Effect]:
+        """Value the user without the order; without any he is nobody to be called back."""
+        effects: list[Effect] = []
+        if state.episode is not None and not state.orders:
+            effects += self._end(state, shared, "void", context)
+        return [*effects, *self._evaluated(state, shared, "refund", context)]
+
     def _would_have_prevented(self, state: Profile, at: int) -> bool:
         """Tell whether an activity lies before the silence that it comes too late to prevent."""
         episode = state.episode
-        return episode is not None and episode.cause == "silence" and at < episode.opened_at
+        return episode is not None and episode.cause == "silence" and at <= episode.opened_at
 
     def _updated(self, state: Profile, shared: Shared, body: ProfileUpdate, context: Context) -> Sequence[Effect]:
         """Take consent and the like at once, whenever it was said; erasure leaves nothing but its mark."""
@@ -160,9 +171,10 @@ class Customers:
             return effects
         intake.update(state, body)
         effects = []
-        if state.profiling_opted_out and state.examples:
+        if state.profiling_opted_out:
             effects += [Attach(_name(day), None) for day in state.examples]
             state.examples = []
+            state.risk, state.risk_at, state.risk_version = -1.0, 0, 0
         effects += self._withdrawn(state, shared, context)
         self._schedule(state, shared, context.clock)
         return effects
@@ -173,8 +185,7 @@ class Customers:
         if episode is None or episode.command_id is None or context.clock > episode.not_after:
             return []
         book = self._in_force(shared).playbook
-        play = next((play for play in book.plays if play.name == episode.play), None)
-        if play is None or eligibility.forbids(state, play, book) is None:
+        if eligibility.forbids(state, episode.channel, episode.purpose, book) is None:
             return []
         effects = self._end(state, shared, "withdrawn", context)
         self._schedule(state, shared, context.clock)
@@ -189,6 +200,14 @@ class Customers:
         effects = [] if transition is None else self._moved(state, shared, transition, context)
         self._schedule(state, shared, context.clock)
         return effects
+
+    def _recut(self, state: Profile, shared: Shared, context: Context) -> list[Effect]:
+        """Let new cut points act, before anything else moves the user."""
+        book, standing = self._in_force(shared), state.standing
+        if standing.tier <= Tier.SILENT or standing.cut_points == book.cuts.version:
+            return []
+        transition = value.evaluate(state, context.clock, "recut", book.cuts, book.rules, self._days)
+        return [] if transition is None else self._moved(state, shared, transition, context)
 
     def _moved(self, state: Profile, shared: Shared, transition: Transition, context: Context) -> list[Effect]:
         effects: list[Effect] = [
@@ -216,6 +235,7 @@ class Customers:
         if state.silence_due <= due:
             effects += self._silent(state, shared, due, context)
         if state.fall_due <= due:
+            effects += self._recut(state, shared, context)
             effects += self._evaluated(state, shared, "time", context)
         self._schedule(state, shared, due)
         return effects
@@ -238,13 +258,10 @@ class Customers:
     def _visited(self, state: Profile, shared: Shared, due: int, context: Context) -> list[Effect]:
         """Do what is due weekly: new cut points first, then the risk and an example to learn from."""
         book, days = self._in_force(shared), self._days
-        effects: list[Effect] = []
-        standing = state.standing
-        if standing.tier > Tier.SILENT and standing.cut_points != book.cuts.version:
-            transition = value.evaluate(state, due, "recut", book.cuts, book.rules, days)
-            if transition is not None:
-                effects += self._moved(state, shared, transition, context)
+        effects = self._recut(state, shared, context)
         self._forget(state, book, due)
+        if state.trim(days.of(due)):
+            effects.append(Count("rows trimmed"))
         if not value.is_active(state, due):
             state.visit_due = 0
             return effects
@@ -335,6 +352,7 @@ class Customers:
             assert play is not None  # no play is a refusal
             episode.command_id = commands.command_id(state, episode, play.name)
             episode.not_after = self._not_after(play, due)
+            episode.channel, episode.purpose = play.channel, play.purpose
             state.contacts = [*state.contacts, Contact(due, play.channel)]
             effects.append(self._command(state, shared, play, due, book))
             effects.append(Count(f"command.{play.name}"))
@@ -456,7 +474,13 @@ class Customers:
     # -- what all keys share -------------------------------------------------------------------------------------------
 
     def decode_shared(self, raw: bytes | None) -> Shared:
-        return Shared() if raw is None else self._decode_shared(raw)
+        shared = Shared() if raw is None else self._decode_shared(raw)
+        if shared.playbook and shared.playbook not in self._playbooks:
+            raise ValueError(
+                f"playbook {shared.playbook} is in force and was not given: allowed is to start with it, "
+                f"beside another that is to be adopted; given: {', '.join(self._playbooks)}"
+            )
+        return shared
 
     def encode_shared(self, shared: Shared) -> bytes:
         return self._encode(shared)
@@ -480,7 +504,7 @@ class Customers:
         effects = (Output(TRAINING, None, orjson.dumps(closed), partition=0),)
         return replace(shared, day_due=days.start(today + 1)), effects
 
-    def direct(  # noqa: PLR0911 - one way out for each directive
+    def direct(
         self,
         shared: Shared,
         directive: Directive,

@@ -114,6 +114,10 @@ def fell(before: Sequence[int], after: Sequence[int]) -> tuple[str, ...]:
     return tuple(_DIMENSIONS[i] for _, i in sorted(falls, key=lambda fall: (-fall[0], fall[1])))
 
 
+def _name(cause: str, dimensions: Sequence[str]) -> str:
+    return _CAUSE_OF[dimensions[0]] if dimensions else cause
+
+
 def drop_due(standing: Standing, rules: TierRules) -> int | None:
     """Return when the lower tier that is asked for would be given; None where none is."""
     if not standing.lower_since:
@@ -129,11 +133,14 @@ def move(
 
     Scores are None before the second order. Out of silence every way leads up, that to new too.
     A rise acts at once. A drop waits until the lower tier has held and the guard after a rise is over, but for the
-    causes in `AT_ONCE`; its cause is then named after the dimension that fell most.
+    causes in `AT_ONCE`; its cause is then named after the dimension that fell most, as is that of a rise which came
+    with time alone (an old refund leaves the window) after the one that rose.
     """
     origin = Tier(standing.tier)
     if target >= origin or origin is Tier.SILENT:
         standing.lower_since = 0
+        if cause == "time":
+            cause = _name(cause, fell(scores or _UNSCORED, standing.scores))
         transition = None if target is origin else _change(standing, target, scores, at, cause)
         standing.scores = scores or _UNSCORED
         if transition is not None:
@@ -144,8 +151,7 @@ def move(
         due = drop_due(standing, rules)
         if due is None or at < due:
             return None
-        dimensions = fell(standing.scores, scores or _UNSCORED)
-        cause = _CAUSE_OF[dimensions[0]] if dimensions else cause
+        cause = _name(cause, fell(standing.scores, scores or _UNSCORED))
     transition = _change(standing, target, scores, at, cause)
     standing.scores = scores or _UNSCORED
     return transition

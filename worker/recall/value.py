@@ -32,11 +32,11 @@ def rfm_of(profile: Profile, at: int, days: Days) -> Rfm | None:
 def evaluate(profile: Profile, at: int, cause: str, cuts: CutPoints, rules: TierRules, days: Days) -> Transition | None:
     """Let what the user is worth at a time act on his tier; return the change, if there is one."""
     standing = profile.standing
-    if profile.orders < SCORED_FROM_ORDERS and standing.tier <= Tier.SILENT:
-        return tiers.move(standing, Tier.NEW, None, at, cause, rules)
-    values = rfm_of(profile, at, days)
-    if values is None:
+    if still_silent(profile, at, rules):
         return None
+    values = rfm_of(profile, at, days) if profile.orders >= SCORED_FROM_ORDERS else None
+    if values is None:
+        return tiers.move(standing, Tier.NEW, None, at, cause, rules)
     scores = cuts.score(values)
     standing.cut_points = cuts.version
     return tiers.move(standing, rules.tier(scores), scores, at, cause, rules)
@@ -66,6 +66,12 @@ def silence_begins(profile: Profile, rules: TierRules) -> int:
     if profile.orders == 0 or profile.standing.tier == Tier.SILENT:
         return NEVER
     return profile.active_at + rules.silence_days * DAY_MS
+
+
+def still_silent(profile: Profile, at: int, rules: TierRules) -> bool:
+    """Tell whether the user is silent, and nothing that he has done ends it."""
+    silent = profile.standing.tier == Tier.SILENT and profile.orders > 0
+    return silent and profile.active_at + rules.silence_days * DAY_MS <= at
 
 
 def is_active(profile: Profile, at: int) -> bool:

@@ -122,7 +122,10 @@ class History(msgspec.Struct, array_like=True, gc=False):
         """Move days that are past 90 days into buckets, once a week of them has gathered."""
         if self.n == 0 or self.first_day >= today - DAYS_KEPT - FOLD_SLACK_DAYS:
             return
-        limit = today - DAYS_KEPT
+        self.fold_before(today - DAYS_KEPT, today)
+
+    def fold_before(self, limit: int, today: int) -> None:
+        """Move the days before `limit` into buckets."""
         kept: list[Sparse] = []
         buckets: dict[int, dict[int, int]] = {}
         for first_day, array in self.months():

@@ -165,7 +165,7 @@ def _last_orders(profile: Profile, start: int, days: Days) -> tuple[int, int]:
     for at in sorted((order.at for order in profile.latest_orders if not order.cancelled), reverse=True):
         if at < start:
             day = days.of(at)
-            if last and day <= last:
+            if last and day < last:
                 return last, day
             last = day
     if not last and 0 < profile.last_order_at < start:

@@ -195,7 +195,10 @@ class Trainer:
         return outputs
 
     def _learn(self, label_day: int) -> None:
-        """Measure what the model as it stands says of the day, then learn it."""
+        """Measure what the model as it stands says of the day, then learn it.
+
+        It has learned up to the day before; the snapshot that customers were scored with is older by the horizon.
+        """
         lessons = [lesson for _, lesson in sorted(self._lessons.pop(label_day).items())]
         if self._learned >= self._labels_min:
             for y, weight, features in lessons:
