@@ -1,6 +1,6 @@
 """What an event costs: the replay end to end, the rules alone, and where the time goes. JSON on standard output.
 
-Each run is a process of its own; figures are CPU microseconds for each event on one core, as median, minimum and maximum.
+Each run is a process of its own; figures are CPU microseconds for each event on one core: median, minimum, maximum.
 """
 
 import argparse

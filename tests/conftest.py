@@ -6,9 +6,8 @@ from kafka_server import KafkaUnavailableError, real_kafka
 from worker.embedded import EmbeddedBroker
 
 
-@pytest.fixture(scope="session")
-def kafka():
-    """Apache Kafka, one for the whole run; where there is none, the tests skip, but fail in CI."""
+def start_kafka():
+    """Give an Apache Kafka; where there is none, the tests skip, but fail in CI."""
     try:
         with real_kafka() as cluster:
             yield cluster
@@ -16,6 +15,12 @@ def kafka():
         if os.environ.get("CI") == "true":
             pytest.fail(f"CI needs Apache Kafka: {error}")
         pytest.skip(f"no Apache Kafka: {error}")
+
+
+kafka = pytest.fixture(start_kafka, scope="session", name="kafka")
+"""One for the whole run."""
+fresh_kafka = pytest.fixture(start_kafka, name="fresh_kafka")
+"""One of the test's own, since a worker's topics have fixed names."""
 
 
 @pytest.fixture

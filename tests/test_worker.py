@@ -6,7 +6,6 @@ from collections import Counter
 import orjson
 import pytest
 from data import require
-from kafka_server import real_kafka
 from live import (
     EVERY_TOPIC,
     Progress,
@@ -38,13 +37,6 @@ def playbook(tmp_path):
     path.write_text(DEFAULT_PLAYBOOK.read_text().replace('unknown = "deny"', 'unknown = "allow"'))
     assert load(path).consent.unknown == "allow"
     return path
-
-
-@pytest.fixture
-def fresh_kafka(kafka):
-    """A Kafka of its own, since the names of the topics are fixed."""
-    with real_kafka() as cluster:
-        yield cluster
 
 
 class Replayed:

@@ -100,8 +100,8 @@ class Processor(Protocol[S, H]):
     """A domain. Every method is a function of its arguments and of what the processor was made with.
 
     `shared` is never changed in place: what changes it returns another one, so that a failure leaves the old one. Of
-    `shared`, `apply` and `wake` may read only what directives and `wake_shared` change, for those are the points at which
-    a unit of work ends.
+    `shared`, `apply` and `wake` may read only what directives and `wake_shared` change: those are the points at which a
+    unit of work ends.
     """
 
     version: int

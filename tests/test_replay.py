@@ -1,0 +1,275 @@
+"""The rules over whole histories: what goes out, to whom, when, and that nothing is lost on the way."""
+
+import json
+from collections import Counter, defaultdict
+from functools import cache
+
+import orjson
+import pytest
+from data import require
+from pydantic import TypeAdapter
+
+from schemas.commands import CANCELLATION_TYPE, Cancellation, Command
+from schemas.topics import TOPICS
+from schemas.values import rfc3339
+from worker import demo, settings
+from worker.recall.days import DAY_MS, HOUR_MS, SETTLE_MS
+from worker.recall.holdout import CONTROL, Holdout
+from worker.replay import Replay, by_topic, tick
+from worker.simulate import CURRENCY, TIMEZONE, simulate
+from worker.sources import open_source
+from worker.sources.history import HistoryRecord
+from worker.sources.source import track
+
+START = 1_767_571_200_000  # 2026-01-05T00:00:00Z, a Monday
+SILENCE_MS = 60 * DAY_MS
+
+
+class Result:
+    """A replay and all that it put out."""
+
+    def __init__(self, config, records):
+        self.outputs = defaultdict(list)
+        self.replay = Replay(config, lambda _, output: self.outputs[output.topic].append(output))
+        self.replay.run(by_topic(records))
+        self.counts = self.replay.counts
+
+    def values(self, topic):
+        return [json.loads(output.value) for output in self.outputs[topic]]
+
+    @property
+    def commands(self):
+        kept = [o for o in self.outputs["recall"] if dict(o.headers)["ce_type"] != CANCELLATION_TYPE.encode()]
+        return [json.loads(output.value) for output in kept]
+
+    def drops(self, user):
+        return [c for c in self.values("tier-changes") if c["user_id"] == user and c["direction"] == "down"]
+
+    def decisions(self, user):
+        return [d for d in self.values("recall-decisions") if d["user_id"] == user]
+
+
+def ids(result):
+    found = [command["command_id"] for command in result.commands]
+    assert len(found) == len(set(found)), "an id was given twice"
+    return set(found)
+
+
+def configured(**given):
+    base = {"currency": "GBP", "playbook": demo.PLAYBOOK, "partitions": 2, "salt": "test"}
+    return settings.load(**{**base, **given})
+
+
+def order(user, at, *, recorded_at=None):
+    properties = {"order_id": f"{user}-{at}", "revenue": "60.00", "currency": "GBP"}
+    record = track("orders", f"{user}-{at}", user=user, at=at, event="Order Completed", properties=properties)
+    return record if recorded_at is None else record._replace(recorded_at=recorded_at)
+
+
+def treated(config, count, at=START):
+    """Return users who are not held out."""
+    holdout = Holdout(config.salt, 0.1, 182)
+    day = config.shop().days.of(at)
+    users = (f"user-{n}" for n in range(10_000))
+    return [user for user, _ in zip((u for u in users if holdout.arm(u.encode(), day) != CONTROL), range(count))]
+
+
+def control(kind, recorded_at, **fields):
+    return HistoryRecord("control", b"", recorded_at, orjson.dumps({"kind": kind, **fields}))
+
+
+def ticks(until, every=HOUR_MS):
+    """Return the ticks of a recorded history, to every partition."""
+    return [HistoryRecord("control", b"", at, tick(at)) for at in range(START, until, every)]
+
+
+def sorted_by_time(records):
+    return sorted(records, key=lambda record: record.recorded_at)
+
+
+def valid(result):
+    """See that every output is what the registry says of its topic."""
+    models = {name: TypeAdapter(topic.models[0]) for name, topic in TOPICS.items() if len(topic.models) == 1}
+    for topic, outputs in result.outputs.items():
+        for output in outputs:
+            if topic == "recall":
+                cancelled = dict(output.headers)["ce_type"] == CANCELLATION_TYPE.encode()
+                (Cancellation if cancelled else Command).model_validate_json(output.value)
+            else:
+                models[topic].validate_json(output.value)
+            if TOPICS[topic].key == "user":
+                assert output.key == json.loads(output.value)["user_id"].encode()
+
+
+# -- Online Retail -----------------------------------------------------------------------------------------------------
+
+
+@cache
+def retail():
+    source = open_source(require("online_retail", "online_retail.parquet"))
+    return source, list(source.records)
+
+
+def retail_result(partitions, records):
+    config = configured(timezone="Europe/London", live_from="2011-06-01T00:00:00Z", partitions=partitions)
+    return Result(config, records)
+
+
+@pytest.mark.data
+def test_online_retail_is_accounted_for_to_the_line():
+    source, records = retail()
+    assert source.accounting.lines == 541_909
+    assert source.accounting.lines == source.accounting.carried + sum(source.accounting.left_out.values())
+    result = retail_result(4, records)
+    read = sum(n for p in result.replay.partitions for topic, n in p.record.offsets.items() if topic != "control")
+    assert read == len(records) == 22_190
+    not_applied = {name for name in result.counts if name.startswith(("ignored.", "dead.", "duplicate", "late"))}
+    assert not_applied == set()
+    valid(result)
+    tiers = Counter((change["direction"], change["cause"]) for change in result.values("tier-changes"))
+    assert tiers["down", "silence"] > 1000
+    assert sum(n for (direction, _), n in tiers.items() if direction == "down") > 3000
+    assert len(ids(result)) > 500
+    assert result.outputs["churn-model"]
+    # Each as many times as counted.
+    sent = sum(n for name, n in result.counts.items() if name.startswith("command."))
+    assert sent == len(result.commands)
+    outcomes = Counter(decision["outcome"] for decision in result.values("recall-decisions"))
+    assert outcomes["sent"] == sent
+    assert outcomes["suppressed"] == sum(n for name, n in result.counts.items() if name.startswith("suppressed."))
+
+
+@pytest.mark.data
+def test_online_retail_gives_the_same_commands_however_it_is_partitioned():
+    _, records = retail()
+    until = len(records) // 2
+    one, three = (retail_result(n, records[:until]) for n in (1, 3))
+    assert ids(one) == ids(three)
+
+
+# -- the simulated shop ------------------------------------------------------------------------------------------------
+
+SIMULATED = {"users": 120, "days": 200, "seed": 5}
+LIVE_FROM = "2025-04-15T00:00:00.000Z"
+
+
+@cache
+def simulated(partitions, live_from=LIVE_FROM):
+    config = settings.load(
+        currency=CURRENCY, timezone=TIMEZONE, live_from=live_from, partitions=partitions, salt="test"
+    )
+    return Result(config, simulate(**SIMULATED))
+
+
+def test_every_output_is_what_the_contracts_say():
+    result = simulated(3)
+    assert result.outputs.keys() >= {"recall", "tier-changes", "recall-decisions", "churn-training", "dead-letter"}
+    assert any(dict(o.headers)["ce_type"] == CANCELLATION_TYPE.encode() for o in result.outputs["recall"])
+    valid(result)
+
+
+def test_nobody_is_touched_before_the_launch():
+    result = simulated(3)
+    assert result.commands
+    assert min(command["issued_at"] for command in result.commands) >= LIVE_FROM
+    reasons = {d["reason"] for d in result.values("recall-decisions") if d["at"] < LIVE_FROM}
+    assert "before launch" in reasons
+    assert "sent" not in reasons
+
+
+def test_nobody_of_the_holdout_is_touched():
+    result = simulated(3)
+    held_out = {d["episode_id"] for d in result.values("recall-decisions") if d["reason"] == "holdout"}
+    assert held_out
+    assert held_out.isdisjoint(command["episode_id"] for command in result.commands)
+    assert {command["experiment"]["arm"] for command in result.commands} == {"treated"}
+    shadows = [d for d in result.values("recall-decisions") if d["reason"] == "holdout"]
+    assert all(d["arm"] == "control" and d["play"] is None and d["shadow_play"] for d in shadows)
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+def test_partitions_change_no_command(partitions):
+    assert ids(simulated(partitions)) == ids(simulated(3))
+
+
+# -- one user after the other ------------------------------------------------------------------------------------------
+
+
+def test_a_user_who_stops_drops_when_the_silence_is_long_enough_and_is_touched_when_it_has_settled():
+    config = configured()
+    user, other = treated(config, 2)
+    last = START + 30 * DAY_MS + 10 * HOUR_MS
+    orders = [order(user, START + n * 10 * DAY_MS + 10 * HOUR_MS) for n in range(4)]
+    goes_on = [order(other, START + n * 5 * DAY_MS) for n in range(24)]
+    result = Result(config, sorted_by_time([*orders, *goes_on]))
+    [drop] = [change for change in result.drops(user) if change["cause"] == "silence"]
+    assert drop["at"] == rfc3339(last + SILENCE_MS)
+    assert (drop["to_tier"], drop["fell"]) == ("silent", ["R"])
+    [command] = [c for c in result.commands if c["user_id"] == user and c["reason"]["cause"] == "silence"]
+    assert command["issued_at"] == rfc3339(last + SILENCE_MS + SETTLE_MS)
+    [decision] = [d for d in result.decisions(user) if d["command_id"] == command["command_id"]]
+    assert decision["opened_at"] == drop["at"]
+    assert not [c for c in result.commands if c["user_id"] == other and c["reason"]["cause"] == "silence"]
+
+
+def outage(users, *, down, up):
+    """Return orders of users who would be silent in the weekend, but for an order that comes to light on Monday."""
+    records = []
+    for n, user in enumerate(users):
+        active_at = down - SILENCE_MS + (n + 1) * 2 * HOUR_MS
+        records += [order(user, active_at - DAY_MS), order(user, active_at)]
+        # The order itself lies before the silence; the source hands it over once it is up again.
+        records.append(order(user, down + n * HOUR_MS, recorded_at=up + n))
+    return records
+
+
+@pytest.mark.parametrize("required", [True, False], ids=["required", "not required"])
+def test_a_weekend_without_a_required_source_makes_nobody_silent(required):
+    down, up = START + 88 * DAY_MS + 18 * HOUR_MS, START + 91 * DAY_MS + 6 * HOUR_MS  # Friday to Monday
+    config = configured(require_heartbeat=["orders"] if required else [], stall_s=3 * 3600)
+    *users, gone = treated(config, 9)
+    until = up + 10 * DAY_MS
+    beats = [
+        control("heartbeat", at, source="orders", at=rfc3339(at))
+        for at in range(START, until, HOUR_MS)
+        if not down <= at < up
+    ]
+    stops = [order(gone, down - SILENCE_MS - n * DAY_MS + HOUR_MS) for n in range(2)]
+    result = Result(config, sorted_by_time([*outage(users, down=down, up=up), *stops, *beats, *ticks(until)]))
+    silent = {c["user_id"]: c["at"] for c in result.values("tier-changes") if c["to_tier"] == "silent"}
+    if not required:
+        assert len(silent) == len(users) + 1
+        return
+    assert set(silent) == {gone}
+    assert silent[gone] == rfc3339(down + HOUR_MS), "the event time at which the silence became too long"
+    [decision] = [d for d in result.decisions(gone) if d["outcome"] != "ended"]
+    assert decision["at"] >= rfc3339(up + DAY_MS), "a day after the source came back, when what was late is in"
+    assert result.counts["silence held"] > 0
+
+
+def test_what_an_outage_made_stale_is_recorded_and_not_sent(tmp_path):
+    playbook = tmp_path / "playbook.toml"
+    playbook.write_text(demo.PLAYBOOK.read_text().replace("valid_days = 3", "valid_days = 1"))
+    config = configured(playbook=playbook)
+    stopped = START + 75 * DAY_MS
+    wall = stopped + 2 * DAY_MS
+    users = treated(config, 24)
+    # One falls silent every three hours, from half a day before the outage on.
+    orders = [
+        order(user, stopped - SILENCE_MS + (n - 4) * 3 * HOUR_MS - back)
+        for n, user in enumerate(users)
+        for back in (DAY_MS, 0)
+    ]
+    resumed = control("resumed", wall, at=rfc3339(stopped), wall=rfc3339(wall))
+    before = [record for record in ticks(wall + 5 * DAY_MS) if record.recorded_at <= stopped]
+    after = [record for record in ticks(wall + 5 * DAY_MS) if record.recorded_at > stopped]
+    # The worker reads `resumed` before what came in while it was down: the order of the topic.
+    result = Result(config, [*sorted_by_time([*orders, *before]), resumed, *after])
+    decided = {d["user_id"]: d for d in result.values("recall-decisions") if d["outcome"] in {"sent", "suppressed"}}
+    assert set(decided) == set(users)
+    for decision in decided.values():
+        in_outage = rfc3339(stopped) <= decision["at"] < rfc3339(wall - DAY_MS)
+        assert (decision["reason"] == "stale") == in_outage, decision
+    sent = [c for c in result.commands if c["issued_at"] >= rfc3339(stopped)]
+    assert sent
+    assert min(command["not_after"] for command in sent) >= rfc3339(wall)
