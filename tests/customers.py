@@ -1,7 +1,7 @@
-"""A small shop, in the domain's words: users do things at dates, and what goes out is read back against its contract.
+"""A small shop, in the domain's words: users do things at dates, and what goes out is held to its contract.
 
-Dates are text in UTC, such as "2025-03-01" (midnight) or "2025-03-01T10:30". `SmallShop` works like a worker at the live
-edge, record by record; `Backlog` takes a history that lies there, in pieces and with restarts.
+Dates are text in UTC, such as "2025-03-01" (midnight) or "2025-03-01T10:30". `SmallShop` works like a worker at the
+live edge, record by record; `Backlog` takes a history that lies there, in pieces and with restarts.
 """
 
 from __future__ import annotations
@@ -10,16 +10,20 @@ import datetime as dt
 import tomllib
 from collections import defaultdict
 from functools import cache
+from random import Random
 from typing import Any, NamedTuple, Union
 
 import orjson
 from pydantic import TypeAdapter
 
+from schemas.snapshots import Snapshot
 from schemas.topics import SOURCE_TOPICS, TOPICS
 from schemas.values import rfc3339
 from worker.recall.days import DAY_MS, Days
 from worker.recall.money import Currency
 from worker.recall.playbook import parse
+from worker.recall.risk.features import NAMES, SCHEMA_HASH
+from worker.recall.risk.model import RiverModel, Scorer
 from worker.recall.shop import Shop
 from worker.recall.step import Customers
 from worker.recall.value import rfm_of
@@ -55,6 +59,28 @@ def playbook(name="test", **sections):
 
 def make_shop(*, currency="EUR", timezone="UTC", live_from=0, salt=SALT, **settings) -> Shop:
     return Shop(Currency.of(currency), Days(timezone), 1, salt, ms(live_from), **settings)
+
+
+@cache
+def scorer(version=7) -> Scorer:
+    """Return a model that has learned a little: who did much lately comes again."""
+    learner, draw = RiverModel(), Random(version)
+    for _ in range(60):
+        gone = draw.random() < 0.5
+        learner.learn([draw.random() * (1 if gone else 3) for _ in NAMES], int(gone), 1.0)
+    snapshot = Snapshot(
+        version=version,
+        created_label_day=dt.date(2025, 1, 1),
+        learned=60,
+        horizon_days=30,
+        schema_hash=SCHEMA_HASH,
+        features=list(NAMES),
+        model=learner.to_json(),
+        metrics={},
+        resume_offset=0,
+        cut_points=None,
+    )
+    return Scorer(snapshot)
 
 
 class Fed(NamedTuple):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import faust
 import orjson
+import structlog
 
 from schemas.topics import SOURCE_TOPICS
 from schemas.values import rfc3339
@@ -56,6 +57,12 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
             app.topic_ids.update(await asyncio.to_thread(topics.ids, config))
         rows_max = UNIT_ROWS_MAX if transactional else PLAIN_UNIT_ROWS_MAX
         partition: Partition[Profile, Shared] = Partition(bootstrap.layout(number), customers, rows, rows_max=rows_max)
+        in_force = partition.shared.playbook
+        if in_force and not customers.knows(in_force):
+            raise ValueError(
+                f"partition {number}: playbook {in_force} is in force and was not given: name its file in "
+                f"RECALL_EARLIER_PLAYBOOKS until `recall adopt-playbook` has brought another one into force"
+            )
         return partition
 
     async def open_trainer(_number: int, _rows: MutableMapping[bytes, bytes]) -> Work:
@@ -81,6 +88,8 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
             transactional=transactional,
             interval_s=config.commit_interval_ms / 1000,
             connection=connection,
+            # Whoever feeds in a history waits for each tick to be committed; a wall clock's ticks follow one another.
+            idle_s=60.0 if config.clock == "wall" else 0.0,
         ),
         session_timeout_s=config.session_timeout_s,
         broker=f"kafka://{config.broker}",
@@ -128,6 +137,14 @@ def run(config: Settings) -> None:
 
 def start(app: StreamApp) -> None:
     """Run an app as a process of its own; SIGTERM commits what is in hand and ends it."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,  # plain: variables may hold what a log must not
+            structlog.processors.JSONRenderer(),
+        ]
+    )
     app.finalize()
     faust.Worker(app, loglevel="WARN", redirect_stdouts=False).execute_from_commandline()
 

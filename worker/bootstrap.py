@@ -22,7 +22,8 @@ DEAD_LETTERS = "dead-letter"
 
 def customers(settings: Settings, models: Mapping[int, Scorer]) -> Customers:
     """Return the processor; `models` may grow while it runs."""
-    return Customers(settings.shop(), [playbook.load(settings.playbook)], models)
+    paths = (settings.playbook, *settings.earlier_playbooks)
+    return Customers(settings.shop(), [playbook.load(path) for path in paths], models)
 
 
 def trainer(settings: Settings, snapshot: Snapshot | None = None) -> Trainer:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 WRONG = 2
 """Exit code where what was given cannot be used."""
+LINE_MAX = 300
+"""Characters that are shown of a line about what is wrong: the value in it may be a whole file."""
 
 app = typer.Typer(
     help="Notices customers who drift away, and decides what touch is worth its cost.",
@@ -55,7 +57,8 @@ def plainly() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        make_console(stderr=True).print(f"recall: {error}", soft_wrap=True)
+        lines = [line if len(line) <= LINE_MAX else f"{line[:LINE_MAX]}..." for line in str(error).splitlines()]
+        make_console(stderr=True).print("recall: " + "\n".join(lines), soft_wrap=True)
         raise typer.Exit(WRONG) from error
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from worker.settings import Settings
     from worker.sources.history import HistoryRecord
 
-USERS: Final = 600
+USERS: Final = 900
 DAYS: Final = 240
 SEED: Final = 1
 LIVE_AFTER: Final = 0.55

@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     currency: str = "EUR"
     timezone: str = "UTC"
     playbook: Path = DEFAULT_PLAYBOOK
+    """In force at the first start; later another one comes into force by a control record alone."""
+    earlier_playbooks: tuple[Path, ...] = ()
+    """Those that are in force still, until the adoption of another one."""
     salt: Annotated[str, Field(min_length=1)] = "recall"
     """Decides who is held out: change it and all users are drawn anew."""
     live_from: AwareDatetime | None = None

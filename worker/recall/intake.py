@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 DUPLICATE = "duplicate"
 LATE = "late"
 UNKNOWN_ORDER = "unknown order"
-CANCELLED = "cancelled order"
 
 
 def short_id(text: str) -> bytes:
@@ -61,23 +60,25 @@ def activity(profile: Profile, body: Activity, at: int, clock: int, days: Days) 
 def order(profile: Profile, body: Order, at: int, clock: int, days: Days) -> str | None:
     """Count an order, however late, while the weeks kept reach back to it."""
     day = days.of(at)
-    week = days.week(day)
-    if week <= days.week(days.of(clock)) - WEEKS_KEPT:
+    week, this_week = days.week(day), days.week(days.of(clock))
+    if week <= this_week - WEEKS_KEPT:
         return f"{LATE} order"
     order_id = short_id(body.order_id)
     past = profile.find_order(order_id)
-    if past is not None:
-        return CANCELLED if past.cancelled else DUPLICATE
+    if past is not None and past.at:
+        return DUPLICATE
     open_day = _open(profile, day, at, clock, days)
     weeks = profile.money()
     rfm.add(weeks, week, orders=1, revenue=body.net_minor)
+    rfm.prune(weeks, this_week)
     profile.keep_money(weeks)
     profile.orders += 1
     profile.spent += body.net_minor
     profile.discounted += bool(body.coupon or body.discount_minor)
     profile.first_order_at = min(profile.first_order_at or at, at)
     profile.last_order_at = max(profile.last_order_at, at)
-    _keep(profile, PastOrder(order_id, at, body.net_minor))
+    past = past or _keep(profile, PastOrder(order_id, at))
+    past.at, past.net = at, body.net_minor
     bought = {_short(item.product_id) for item in body.items}
     profile.wishes = [wish for wish in profile.wishes if wish[0] not in bought]
     for item in body.items:
@@ -92,6 +93,8 @@ def order(profile: Profile, body: Order, at: int, clock: int, days: Days) -> str
     else:
         open_day.add(ORDER)
         _active(profile, open_day, at, day, days)
+    if past.cancelled:
+        _undo(profile, past, days)
     return None
 
 
@@ -100,17 +103,16 @@ def refund(profile: Profile, body: Refund, at: int, clock: int, days: Days) -> s
 
     There is nothing to take off for an order that was cancelled.
     """
-    past = profile.find_order(short_id(body.order_id))
-    if past is not None and past.cancelled:
-        return CANCELLED
+    order_id = short_id(body.order_id)
+    past = profile.find_order(order_id)
     amount = body.amount_minor
     if amount is None:
-        if past is None:
+        if past is None or not past.at:
             return UNKNOWN_ORDER
         amount = past.net
     day = days.of(at)
-    week = days.week(day)
-    if week <= days.week(days.of(clock)) - WEEKS_KEPT:
+    week, this_week = days.week(day), days.week(days.of(clock))
+    if week <= this_week - WEEKS_KEPT:
         return f"{LATE} refund"
     ids = _with(profile.refund_ids, body.message_id, REFUND_IDS_KEPT)
     if ids is None:
@@ -122,12 +124,15 @@ def refund(profile: Profile, body: Refund, at: int, clock: int, days: Days) -> s
     else:
         open_day.add(REFUND)
     profile.saw(REFUND, day)
+    past = past or _keep(profile, PastOrder(order_id))
+    if past.cancelled:
+        return None
+    past.refunded += amount
     weeks = profile.money()
     rfm.add(weeks, week, refunds=amount)
+    rfm.prune(weeks, this_week)
     profile.keep_money(weeks)
     profile.refunded += amount
-    if past is not None:
-        past.refunded += amount
     return None
 
 
@@ -135,24 +140,29 @@ def cancel(profile: Profile, body: Cancel, days: Days) -> str | None:
     """Undo an order and its refunds: a cancelled order is no order, also where its cancellation came first."""
     order_id = short_id(body.order_id)
     past = profile.find_order(order_id)
-    if past is None:
-        _keep(profile, PastOrder(order_id, 0, 0, cancelled=True))
-        return UNKNOWN_ORDER
+    past = past or _keep(profile, PastOrder(order_id))
     if past.cancelled:
         return DUPLICATE
     past.cancelled = True
+    if not past.at:
+        return UNKNOWN_ORDER
+    _undo(profile, past, days)
+    return None
+
+
+def _undo(profile: Profile, past: PastOrder, days: Days) -> None:
     weeks = profile.money()
     rfm.add(weeks, days.week(days.of(past.at)), orders=-1, revenue=-past.net, refunds=-past.refunded)
     profile.keep_money(weeks)
     profile.orders -= 1
     profile.spent -= past.net
     profile.refunded -= past.refunded
-    standing = [other.at for other in profile.latest_orders if not other.cancelled]
-    if standing:
-        profile.last_order_at = max(standing)
-    elif profile.orders == 0:
-        profile.first_order_at = profile.last_order_at = 0
-    return None
+    past.refunded = 0
+    standing = [other.at for other in profile.latest_orders if other.at and not other.cancelled]
+    if standing or not profile.orders:
+        profile.last_order_at = max(standing, default=0)
+    if len(standing) == profile.orders:
+        profile.first_order_at = min(standing, default=0)
 
 
 def feedback(profile: Profile, body: Feedback, at: int, clock: int, days: Days) -> str | None:
@@ -220,11 +230,12 @@ def _with(ids: bytes, message_id: str, kept: int) -> bytes | None:
     return (ids + short)[-kept * ID_BYTES :]
 
 
-def _keep(profile: Profile, order: PastOrder) -> None:
+def _keep(profile: Profile, order: PastOrder) -> PastOrder:
     """Add to the orders seen lately."""
     orders = profile.latest_orders = [*profile.latest_orders, order]
     if len(orders) > ORDERS_KEPT:
         orders.remove(min(orders, key=lambda past: (past.at, past.id)))
+    return order
 
 
 def _active(profile: Profile, open_day: OpenDay, at: int, day: int, days: Days) -> None:

@@ -74,11 +74,11 @@ class Gaps(msgspec.Struct, array_like=True, gc=False):
 
 
 class PastOrder(msgspec.Struct, array_like=True, gc=False):
-    """An order seen lately."""
+    """An order seen lately; `at` is 0 while only its refund or cancellation was."""
 
     id: bytes
-    at: int
-    net: int
+    at: int = 0
+    net: int = 0
     cancelled: bool = False
     refunded: int = 0
 

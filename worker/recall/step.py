@@ -8,7 +8,7 @@ import msgspec
 import orjson
 from msgspec.structs import replace
 
-from worker.recall import commands, eligibility, episodes, intake, rfm, tiers, value
+from worker.recall import commands, eligibility, episodes, intake, tiers, value
 from worker.recall.bodies import (
     Activity,
     AdoptPlaybook,
@@ -63,6 +63,10 @@ class Customers:
         self._decode = msgspec.msgpack.Decoder(Profile).decode
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode_shared = msgspec.msgpack.Decoder(Shared).decode
+
+    def knows(self, playbook: str) -> bool:
+        """Tell whether a version of the playbook is among those given."""
+        return playbook in self._playbooks
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
@@ -277,14 +281,12 @@ class Customers:
         return effects
 
     def _forget(self, state: Profile, book: InForce, at: int) -> None:
-        """Drop what no rule reaches any more."""
-        weeks = state.money()
-        rfm.prune(weeks, self._days.week(self._days.of(at)))
-        state.keep_money(weeks)
-        caps = book.playbook.caps
-        longest = max([caps.user.days, self.shop.horizon_days, *(cap.days for cap in caps.channel.values())])
-        oldest = at - longest * DAY_MS - LATENESS_MS
-        state.contacts = [contact for contact in state.contacts if contact.at > oldest]
+        """Drop the contacts that no rule reaches any more."""
+        if state.contacts:
+            caps = book.playbook.caps
+            longest = max([caps.user.days, self.shop.horizon_days, *(cap.days for cap in caps.channel.values())])
+            oldest = at - longest * DAY_MS - LATENESS_MS
+            state.contacts = [contact for contact in state.contacts if contact.at > oldest]
 
     def _visit_next(self, state: Profile, at: int) -> None:
         """Begin the weekly visits, where there are none."""

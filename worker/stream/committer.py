@@ -35,8 +35,6 @@ EXIT_COMMIT_FAILED = 70
 EXIT_LEFTOVER = 71
 PENDING_BYTES_MAX = 8_000_000
 """What may wait for a commit before the lane stops working ahead."""
-IDLE_COMMIT_S = 60.0
-"""How often offsets are committed where nothing but the clock moves."""
 RECORD_OVERHEAD_BYTES = 64
 
 
@@ -47,6 +45,8 @@ class CommitSettings(NamedTuple):
     transactional: bool
     interval_s: float
     connection: dict[str, Any]
+    idle_s: float = 60.0
+    """How often offsets are committed where nothing but the clock moves."""
     batch_bytes_max: int = 900_000
     """Of a record batch; below the broker's `message.max.bytes`."""
     transaction_timeout_s: float = 20.0
@@ -164,7 +164,7 @@ class Committer:
                 self._due.set()
                 await self._done.wait()
         self._pending.add(unit)
-        if not unit.idle or time.monotonic() - self._last_commit >= IDLE_COMMIT_S:
+        if not unit.idle or time.monotonic() - self._last_commit >= self._settings.idle_s:
             self._due.set()
 
     async def drain(self) -> None:
@@ -192,9 +192,7 @@ class Committer:
                 self._last_commit = time.monotonic()
                 async with self._done:
                     self._done.notify_all()
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - fenced, timed out, refused: a new process takes over
+        except Exception as error:  # noqa: BLE001 - fenced, timed out, refused: a new process takes over
             place = {"lane": self.name, "partition": self.number}
             die(EXIT_COMMIT_FAILED, "commit failed", **place, error=repr(error), exc_info=True)
 

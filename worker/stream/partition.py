@@ -250,7 +250,7 @@ class Partition(Generic[S, H]):
         elif self._holds(directive):
             return None
         else:
-            if directive.effective_at is not None:
+            if directive.effective_at is not None and directive.effective_at < self.record.clock:
                 work.counts["directive.late"] += 1
             self._take_directive(directive, pending, self.record.clock, work)
         self._merge.pop()

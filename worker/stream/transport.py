@@ -41,6 +41,9 @@ EXIT_WORK_FAILED = 72
 EXIT_STALLED = 73
 ITEMS_MAX = 8
 """Fetched items that wait for the agents, before the fetch loop pauses."""
+FETCH_WAIT_MS = 500
+PLAIN_FETCH_WAIT_MS = 20
+"""The embedded broker does not wake a fetch that waits when records come in."""
 READ_AHEAD_RECORDS = 20_000
 """Records of one topic and partition that may be buffered, before that one is paused."""
 
@@ -353,7 +356,10 @@ class ReadCommittedThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._isolation_level = "read_committed"  # noqa: SLF001 - before start, where the fetcher takes it from
+        # Before start, where the fetcher takes them from.
+        consumer._isolation_level = "read_committed"  # noqa: SLF001
+        transactional = self.app.commit_settings.transactional
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS if transactional else PLAIN_FETCH_WAIT_MS  # noqa: SLF001
         return consumer
 
 
@@ -446,12 +452,10 @@ class StreamApp(faust.App):  # type: ignore[misc]
         group = lane.group
         rows = self.rows.data.rows(lane.number) if group.has_rows else {}
         self._check_layout(group)
-        work = await group.open(lane.number, rows)
+        partitions = self._partitions_of(group)
         try:
-            work.claim(
-                self._partitions_of(group),
-                {topic: self.topic_ids[topic] for topic in group.topics if topic in self.topic_ids},
-            )
+            work = await group.open(lane.number, rows)
+            work.claim(partitions, {topic: self.topic_ids[topic] for topic in partitions if topic in self.topic_ids})
         except ValueError as error:
             raise RefusedError(str(error)) from error
         for output in group.greet(lane.number, work):
@@ -489,7 +493,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
         if commit.changelog_offset is not None:
             changelog = TP(self.rows.changelog_topic_name, commit.partition)
             self.tables.recovery.active_offsets[changelog] = commit.changelog_offset
-        if not self.commit_settings.transactional:
+        if offsets and not self.commit_settings.transactional:
             await self.consumer._commit(offsets)  # noqa: SLF001 - for monitors of lag alone
         self.consumer._committed_offset.update(offsets)  # noqa: SLF001
         self.monitor.on_tp_commit(offsets)
