@@ -197,3 +197,20 @@ class Progress:
 
     def close(self):
         self._consumer.close()
+
+
+class Tail:
+    """Reads a topic as it grows, since the embedded broker drops what is old."""
+
+    def __init__(self, bootstrap, topic):
+        self.found = []
+        self._consumer = Consumer(
+            {"bootstrap.servers": bootstrap, "log_level": 2, "group.id": "tail", "isolation.level": "read_committed"}
+        )
+        self._consumer.assign([TopicPartition(topic, number, 0) for number in range(EVERY_TOPIC[topic])])
+
+    def poll(self, timeout_s=0.0):
+        """Take what has come since."""
+        while (message := self._consumer.poll(timeout_s)) is not None:
+            if not message.error():
+                self.found.append(message)

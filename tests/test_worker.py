@@ -9,6 +9,7 @@ from data import require
 from live import (
     EVERY_TOPIC,
     Progress,
+    Tail,
     environment,
     ids,
     lay_down,
@@ -22,6 +23,7 @@ from live import (
 
 from schemas.values import rfc3339
 from worker import settings, topics
+from worker.feed import Feeder
 from worker.recall.days import DAY_MS
 from worker.recall.playbook import load
 from worker.replay import Replay, by_topic
@@ -81,6 +83,34 @@ def test_simulated_shop_in_plain_mode_gives_the_commands_of_the_replay(embedded,
         sum(record.offsets.get(topic, 0) for topic in record.offsets) for record in partition_records.values()
     )
     assert applied == sum(sum(p.record.offsets.values()) for p in expected.replay.partitions)
+
+
+@pytest.mark.data
+@pytest.mark.timeout(400)
+def test_online_retail_fed_day_by_day_gives_the_commands_of_the_replay(embedded, playbook, tmp_path):
+    config = settings.load(
+        broker=embedded.address,
+        currency="GBP",
+        timezone="Europe/London",
+        playbook=playbook,
+        live_from="2011-07-01T00:00:00Z",
+        clock="recorded",
+    )
+    source = open_source(require("online_retail", "online_retail.parquet"))
+    assert source.accounting.lines == 541_909
+    records = list(source.records)
+    expected = Replayed(config, records)
+    for name, partitions in EVERY_TOPIC.items():
+        embedded.create_topic(name, partitions)
+    env, log = environment(config, embedded.address, tmp_path, mode="plain", session_timeout_s=1.2), tmp_path / "log"
+    reader = Tail(embedded.address, "recall")
+    with worker(env, log) as process, Feeder(config, progress=lambda *_: reader.poll()) as feeder:
+        feeder.run(records)
+        assert stop(process) == 0
+    reader.poll(timeout_s=1.0)
+    sent = ids(reader.found)
+    assert len(sent) > 2000
+    assert Counter(sent) == Counter(expected.ids)
 
 
 @pytest.mark.kafka

@@ -145,6 +145,7 @@ def start(app: StreamApp) -> None:
             structlog.processors.JSONRenderer(),
         ]
     )
+    bootstrap.calm_gc()
     app.finalize()
     faust.Worker(app, loglevel="WARN", redirect_stdouts=False).execute_from_commandline()
 

@@ -101,7 +101,7 @@ def decision(
             "command_id": episode.command_id,
             "shadow_play": play.name if play and held_out else None,
             "versions": versions,
-            "offsets": offsets,
+            "offsets": dict(sorted(offsets.items())),
         },
     )
 

@@ -389,7 +389,7 @@ class Customers:
             return reason
         if at < self.shop.live_from:
             return "before launch"
-        if at < shared.wall and self._not_after(play, at) < shared.wall:
+        if self._not_after(play, at) < shared.wall:
             return "stale"
         if shared.stopped:
             return "stopped"
