@@ -143,7 +143,7 @@ def without_risk(rows):
             plain[key] = row
             continue
         profile = decode(row[HEADER_BYTES:])
-        profile.risk, profile.risk_at, profile.risk_version = -1.0, 0, 0
+        profile.account.risk, profile.account.risk_at, profile.account.risk_version = -1.0, 0, 0
         plain[key] = (row[:HEADER_BYTES], msgspec.to_builtins(profile))
     return plain
 

@@ -69,11 +69,13 @@ def summary(profile):
         "last days": profile.last_days,
         "active": (profile.first_at, profile.active_at),
         "half-hours": (profile.today.half_hours, profile.yesterday.half_hours),
-        "orders": (profile.orders, profile.first_order_at, profile.last_order_at, profile.discounted),
-        "weeks": [week for week in zip(*[iter(profile.money())] * 4, strict=True) if any(week[1:])],
-        "sums": (profile.spent, profile.refunded),
-        "latest": sorted((past.id, past.at, past.net, past.cancelled, past.refunded) for past in profile.latest_orders),
-        "gaps": (profile.active_gaps, profile.order_gaps),
+        "orders": (profile.orders, profile.account.first_order_at, profile.last_order_at, profile.account.discounted),
+        "weeks": [week for week in zip(*[iter(profile.account.weeks)] * 4, strict=True) if any(week[1:])],
+        "sums": (profile.account.spent, profile.account.refunded),
+        "latest": sorted(
+            (past.id, past.at, past.net, past.cancelled, past.refunded) for past in profile.account.latest_orders
+        ),
+        "gaps": (profile.active_gaps, profile.account.order_gaps),
     }
 
 
@@ -144,8 +146,8 @@ def test_a_cancelled_order_leaves_no_money_whenever_it_was_refunded():
     profile = row()
     for body, at in sequence:
         take(profile, body, at, at)
-    assert (profile.orders, profile.spent, profile.refunded) == (0, 0, 0)
-    assert not any(profile.money()[1:])
+    assert (profile.orders, profile.account.spent, profile.account.refunded) == (0, 0, 0)
+    assert not any(profile.account.weeks[1:])
 
 
 def test_a_refund_without_amount_is_the_full_order():
@@ -153,7 +155,7 @@ def test_a_refund_without_amount_is_the_full_order():
     assert take(profile, Refund("m1", "o1", None), FIRST, FIRST) == "unknown order"
     take(profile, Order("m2", "o1", 5000, (), None, 0), FIRST, FIRST)
     assert take(profile, Refund("m3", "o1", None), FIRST, FIRST) is None
-    assert profile.money()[1:] == [1, 5000, 5000]
+    assert profile.account.weeks[1:] == [1, 5000, 5000]
 
 
 # -- twice, and late ---------------------------------------------------------------------------------------------------
@@ -238,7 +240,9 @@ def test_the_latest_orders_are_kept():
     profile = row()
     for n in range(ORDERS_KEPT + 3):
         take(profile, Order(f"m{n}", f"o{n}", 100, (), None, 0), FIRST + n * HOUR_MS, FIRST + n * HOUR_MS)
-    assert [past.at for past in profile.latest_orders] == [FIRST + n * HOUR_MS for n in range(3, ORDERS_KEPT + 3)]
+    assert [past.at for past in profile.account.latest_orders] == [
+        FIRST + n * HOUR_MS for n in range(3, ORDERS_KEPT + 3)
+    ]
     assert profile.orders == ORDERS_KEPT + 3
 
 
@@ -353,7 +357,7 @@ def agrees(profile, naive, today):
                 del counts[bucket, channel]
     assert by_month == expected
     assert profile.active_gaps == naive.gaps(naive.days, profile.day - 1)
-    assert profile.order_gaps == naive.gaps(naive.order_days, profile.day - 1)
+    assert profile.account.order_gaps == naive.gaps(naive.order_days, profile.day - 1)
     for channel, day in naive.last.items():
         assert channel is None or profile.last_days[channel] == day
 

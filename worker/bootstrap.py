@@ -24,8 +24,8 @@ DEAD_LETTERS = "dead-letter"
 def calm_gc() -> None:
     """Let the garbage collector look seldom, in a process that is a worker or a replay.
 
-    Rows are bytes, and what is made for a unit goes by its reference count: there is next to nothing to find, and looking
-    for it took a fifth of the CPU of a replay.
+    Rows are bytes, and what is made for a unit goes by its reference count: there is next to nothing to find, and
+    looking for it took a fifth of the CPU of a replay.
     """
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 def forbids(profile: Profile, channel: str, purpose: str, playbook: Playbook) -> str | None:
     """Return what the user or the shop has said against such a touch, or None."""
-    if profile.excluded:
+    if profile.account.excluded:
         return "excluded"
-    if profile.opted_out:
+    if profile.account.opted_out:
         return "opted out"
-    if profile.profiling_opted_out:
+    if profile.account.profiling_opted_out:
         return "profiling opt-out"
-    if not profile.consent.get(f"{channel}:{purpose}", playbook.consent.unknown == "allow"):
+    if not profile.account.consent.get(f"{channel}:{purpose}", playbook.consent.unknown == "allow"):
         return "no consent"
     return None
 
@@ -31,8 +31,8 @@ def refusal(profile: Profile, play: Play, playbook: Playbook, at: int) -> str | 
         return said
     caps = playbook.caps
     cap = caps.channel.get(play.channel)
-    on_channel = [contact for contact in profile.contacts if contact.channel == play.channel]
-    if _reached(caps.user, profile.contacts, at) or (cap is not None and _reached(cap, on_channel, at)):
+    on_channel = [contact for contact in profile.account.contacts if contact.channel == play.channel]
+    if _reached(caps.user, profile.account.contacts, at) or (cap is not None and _reached(cap, on_channel, at)):
         return "cap"
     return None
 

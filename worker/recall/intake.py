@@ -59,32 +59,31 @@ def activity(profile: Profile, body: Activity, at: int, clock: int, days: Days) 
 
 def order(profile: Profile, body: Order, at: int, clock: int, days: Days) -> str | None:
     """Count an order, however late, while the weeks kept reach back to it."""
+    account = profile.account
     day = days.of(at)
     week, this_week = days.week(day), days.week(days.of(clock))
     if week <= this_week - WEEKS_KEPT:
         return f"{LATE} order"
     order_id = short_id(body.order_id)
-    past = profile.find_order(order_id)
+    past = account.find_order(order_id)
     if past is not None and past.at:
         return DUPLICATE
     open_day = _open(profile, day, at, clock, days)
-    weeks = profile.money()
-    rfm.add(weeks, week, orders=1, revenue=body.net_minor)
-    rfm.prune(weeks, this_week)
-    profile.keep_money(weeks)
+    rfm.add(account.weeks, week, orders=1, revenue=body.net_minor)
+    rfm.prune(account.weeks, this_week)
     profile.orders += 1
-    profile.spent += body.net_minor
-    profile.discounted += bool(body.coupon or body.discount_minor)
-    profile.first_order_at = min(profile.first_order_at or at, at)
+    account.spent += body.net_minor
+    account.discounted += bool(body.coupon or body.discount_minor)
+    account.first_order_at = min(account.first_order_at or at, at)
     profile.last_order_at = max(profile.last_order_at, at)
     past = past or _keep(profile, PastOrder(order_id, at))
     past.at, past.net = at, body.net_minor
     bought = {_short(item.product_id) for item in body.items}
-    profile.wishes = [wish for wish in profile.wishes if wish[0] not in bought]
+    account.wishes = [wish for wish in account.wishes if wish[0] not in bought]
     for item in body.items:
-        profile.items = _favour(profile.items, item.product_id)
+        account.items = _favour(account.items, item.product_id)
         if item.category:
-            profile.categories = _favour(profile.categories, item.category)
+            account.categories = _favour(account.categories, item.category)
     profile.saw(ORDER, day)
     if open_day is None:
         profile.history.append([day, ORDER, 1])
@@ -103,8 +102,9 @@ def refund(profile: Profile, body: Refund, at: int, clock: int, days: Days) -> s
 
     There is nothing to take off for an order that was cancelled.
     """
+    account = profile.account
     order_id = short_id(body.order_id)
-    past = profile.find_order(order_id)
+    past = account.find_order(order_id)
     amount = body.amount_minor
     if amount is None:
         if past is None or not past.at:
@@ -114,10 +114,10 @@ def refund(profile: Profile, body: Refund, at: int, clock: int, days: Days) -> s
     week, this_week = days.week(day), days.week(days.of(clock))
     if week <= this_week - WEEKS_KEPT:
         return f"{LATE} refund"
-    ids = _with(profile.refund_ids, body.message_id, REFUND_IDS_KEPT)
+    ids = _with(account.refund_ids, body.message_id, REFUND_IDS_KEPT)
     if ids is None:
         return DUPLICATE
-    profile.refund_ids = ids
+    account.refund_ids = ids
     open_day = _open(profile, day, at, clock, days)
     if open_day is None:
         profile.history.append([day, REFUND, 1])
@@ -128,18 +128,16 @@ def refund(profile: Profile, body: Refund, at: int, clock: int, days: Days) -> s
     if past.cancelled:
         return None
     past.refunded += amount
-    weeks = profile.money()
-    rfm.add(weeks, week, refunds=amount)
-    rfm.prune(weeks, this_week)
-    profile.keep_money(weeks)
-    profile.refunded += amount
+    rfm.add(account.weeks, week, refunds=amount)
+    rfm.prune(account.weeks, this_week)
+    account.refunded += amount
     return None
 
 
 def cancel(profile: Profile, body: Cancel, days: Days) -> str | None:
     """Undo an order and its refunds: a cancelled order is no order, also where its cancellation came first."""
     order_id = short_id(body.order_id)
-    past = profile.find_order(order_id)
+    past = profile.account.find_order(order_id)
     past = past or _keep(profile, PastOrder(order_id))
     if past.cancelled:
         return DUPLICATE
@@ -151,18 +149,17 @@ def cancel(profile: Profile, body: Cancel, days: Days) -> str | None:
 
 
 def _undo(profile: Profile, past: PastOrder, days: Days) -> None:
-    weeks = profile.money()
-    rfm.add(weeks, days.week(days.of(past.at)), orders=-1, revenue=-past.net, refunds=-past.refunded)
-    profile.keep_money(weeks)
+    account = profile.account
+    rfm.add(account.weeks, days.week(days.of(past.at)), orders=-1, revenue=-past.net, refunds=-past.refunded)
     profile.orders -= 1
-    profile.spent -= past.net
-    profile.refunded -= past.refunded
+    account.spent -= past.net
+    account.refunded -= past.refunded
     past.refunded = 0
-    standing = [other.at for other in profile.latest_orders if other.at and not other.cancelled]
+    standing = [other.at for other in account.latest_orders if other.at and not other.cancelled]
     if standing or not profile.orders:
         profile.last_order_at = max(standing, default=0)
     if len(standing) == profile.orders:
-        profile.first_order_at = min(standing, default=0)
+        account.first_order_at = min(standing, default=0)
 
 
 def feedback(profile: Profile, body: Feedback, at: int, clock: int, days: Days) -> str | None:
@@ -171,7 +168,7 @@ def feedback(profile: Profile, body: Feedback, at: int, clock: int, days: Days) 
     A click or a visit is activity; an opening is not, since mail programs open by themselves.
     """
     if body.status == "unsubscribed":
-        profile.consent = {**profile.consent, f"{body.channel}:marketing": False}
+        profile.account.consent = {**profile.account.consent, f"{body.channel}:marketing": False}
         return None
     if body.status not in {"clicked", "visited"}:
         return None
@@ -189,17 +186,18 @@ def feedback(profile: Profile, body: Feedback, at: int, clock: int, days: Days) 
 
 def update(profile: Profile, body: ProfileUpdate) -> None:
     """Take what the shop says of the user, all but erasure; what is None stays as it was."""
+    account = profile.account
     if body.consent is not None:
         said = {f"{channel}:{purpose}": given for channel, by in body.consent.items() for purpose, given in by.items()}
-        profile.consent = {**profile.consent, **said}
+        account.consent = {**account.consent, **said}
     if body.timezone is not None:
-        profile.timezone = body.timezone
+        account.timezone = body.timezone
     if body.opt_out_messages is not None:
-        profile.opted_out = body.opt_out_messages
+        account.opted_out = body.opt_out_messages
     if body.opt_out_profiling is not None:
-        profile.profiling_opted_out = body.opt_out_profiling
+        account.profiling_opted_out = body.opt_out_profiling
     if body.excluded is not None:
-        profile.excluded = body.excluded
+        account.excluded = body.excluded
 
 
 def _open(profile: Profile, day: int, at: int, clock: int, days: Days) -> OpenDay | None:
@@ -232,7 +230,7 @@ def _with(ids: bytes, message_id: str, kept: int) -> bytes | None:
 
 def _keep(profile: Profile, order: PastOrder) -> PastOrder:
     """Add to the orders seen lately."""
-    orders = profile.latest_orders = [*profile.latest_orders, order]
+    orders = profile.account.latest_orders = [*profile.account.latest_orders, order]
     if len(orders) > ORDERS_KEPT:
         orders.remove(min(orders, key=lambda past: (past.at, past.id)))
     return order
@@ -269,5 +267,5 @@ def _favour(favourites: list[tuple[str, int]], name: str) -> list[tuple[str, int
 
 def _wish(profile: Profile, product_id: str, price: int | None) -> None:
     name = _short(product_id)
-    kept = [wish for wish in profile.wishes if wish[0] != name]
-    profile.wishes = [*kept, (name, -1 if price is None else price)][-WISHES_KEPT:]
+    kept = [wish for wish in profile.account.wishes if wish[0] != name]
+    profile.account.wishes = [*kept, (name, -1 if price is None else price)][-WISHES_KEPT:]

@@ -7,10 +7,12 @@ of `days.Days`; money is in minor units.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import msgspec
 
 from worker.recall.tiers import Standing
-from worker.recall.windows import CHANNELS, DAYS_KEPT, ORDER, History, pack, sessions_in, sparse, unpack
+from worker.recall.windows import CHANNELS, DAYS_KEPT, ORDER, History, sessions_in, sparse
 from worker.stream.processor import NEVER
 
 VERSION = 1
@@ -112,8 +114,51 @@ class Contact(msgspec.Struct, array_like=True, gc=False):
     channel: str
 
 
-class Profile(msgspec.Struct, array_like=True, gc=False):
-    """A user."""
+class Account(msgspec.Struct, array_like=True, gc=False):
+    """What is seldom needed: orders, favourites, consent, touches, risk. Lies inside the row as bytes."""
+
+    order_gaps: Gaps = msgspec.field(default_factory=Gaps)
+    first_order_at: int = 0
+    weeks: list[int] = []
+    """Orders and money by week, see `rfm.FIELDS`."""
+    latest_orders: list[PastOrder] = []
+    refund_ids: bytes = b""
+    """Of the messages of the latest refunds."""
+    spent: int = 0
+    refunded: int = 0
+    discounted: int = 0
+    """Orders with a coupon or a discount."""
+    categories: list[tuple[str, int]] = []
+    items: list[tuple[str, int]] = []
+    wishes: list[tuple[str, int]] = []
+    """Product and its price when saved, -1 where unknown."""
+
+    contacts: list[Contact] = []
+    consent: dict[str, bool] = {}
+    """By "channel:purpose"."""
+    timezone: str = ""
+    opted_out: bool = False
+    profiling_opted_out: bool = False
+    excluded: bool = False
+
+    examples: list[int] = []
+    """Days of the snapshots whose labels are not due yet; their features lie beside the row."""
+    risk: float = -1.0
+    risk_at: int = 0
+    risk_version: int = 0
+
+    def find_order(self, order_id: bytes) -> PastOrder | None:
+        for order in self.latest_orders:
+            if order.id == order_id:
+                return order
+        return None
+
+
+_decode_account = msgspec.msgpack.Decoder(Account).decode
+
+
+class Profile(msgspec.Struct, array_like=True, dict=True):
+    """A user: what most events need, and the account, which is decoded when it is asked for."""
 
     key: bytes
     due: int
@@ -132,47 +177,30 @@ class Profile(msgspec.Struct, array_like=True, gc=False):
     first_at: int = 0
     active_at: int = 0
     active_gaps: Gaps = msgspec.field(default_factory=Gaps)
-    order_gaps: Gaps = msgspec.field(default_factory=Gaps)
 
     orders: int = 0
     """In all time, cancelled ones taken off."""
-    first_order_at: int = 0
     last_order_at: int = 0
-    weeks: bytes = b""
-    """By week: see `rfm.FIELDS`."""
-    latest_orders: list[PastOrder] = []
-    spent: int = 0
-    refunded: int = 0
-    discounted: int = 0
-    """Orders with a coupon or a discount."""
-    categories: list[tuple[str, int]] = []
-    items: list[tuple[str, int]] = []
-    wishes: list[tuple[str, int]] = []
-    """Product and its price when saved, -1 where unknown."""
-
     standing: Standing = msgspec.field(default_factory=Standing)
     visit_due: int = 0
     fall_due: int = NEVER
     held_until: int = 0
     """While a source is down: when the silence is looked at again."""
     episode: Episode | None = None
-    contacts: list[Contact] = []
-
-    consent: dict[str, bool] = {}
-    """By "channel:purpose"."""
-    timezone: str = ""
-    opted_out: bool = False
-    profiling_opted_out: bool = False
-    excluded: bool = False
     erased: bool = False
+    sealed: bytes = b""
+    """The account, as `seal` left it."""
 
-    examples: list[int] = []
-    """Days of the snapshots whose labels are not due yet; their features lie beside the row."""
-    risk: float = -1.0
-    risk_at: int = 0
-    risk_version: int = 0
-    refund_ids: bytes = b""
-    """Of the messages of the latest refunds."""
+    @cached_property
+    def account(self) -> Account:
+        """Return the account; what is changed in it is kept by `seal`."""
+        return _decode_account(self.sealed) if self.sealed else Account()
+
+    def seal(self) -> None:
+        """Put the account back into the row, where it was asked for."""
+        account = self.__dict__.get("account")
+        if account is not None:
+            self.sealed = _encode(account)
 
     def open_day(self, day: int) -> OpenDay | None:
         """Return the open day, or None where it is closed."""
@@ -200,7 +228,7 @@ class Profile(msgspec.Struct, array_like=True, gc=False):
             self.history.append(sparse(day, closed.counts, sessions_in(closed.half_hours)))
             self.active_gaps.fold(day)
             if closed.counts and closed.counts[ORDER]:
-                self.order_gaps.fold(day)
+                self.account.order_gaps.fold(day)
         elif any(closed.counts):
             self.history.append(sparse(day, closed.counts, 0))
 
@@ -212,28 +240,16 @@ class Profile(msgspec.Struct, array_like=True, gc=False):
                 arrays.append(sparse(day, open_day.counts, sessions_in(open_day.half_hours)))
         return arrays
 
-    def money(self) -> list[int]:
-        """Return the weekly buckets of `rfm`."""
-        return unpack(self.weeks)
-
-    def keep_money(self, weeks: list[int]) -> None:
-        self.weeks = pack(weeks)
-
     def saw(self, channel: int, day: int) -> None:
         """Note the last day of a channel's use."""
         if not self.last_days:
             self.last_days = [0] * len(CHANNELS)
         self.last_days[channel] = max(self.last_days[channel], day)
 
-    def find_order(self, order_id: bytes) -> PastOrder | None:
-        for order in self.latest_orders:
-            if order.id == order_id:
-                return order
-        return None
-
     def trim(self, day: int) -> bool:
         """Make a row that has grown past its bound small again: its days go into buckets early, the oldest first."""
         days_kept = DAYS_KEPT
+        self.seal()
         while days_kept and len(_encode(self)) > ROW_BYTES_MAX:
             days_kept //= 2
             self.history.fold_before(day - days_kept, day)
@@ -244,3 +260,4 @@ class Profile(msgspec.Struct, array_like=True, gc=False):
         blank = Profile(key=self.key, due=NEVER, silence_due=NEVER, other_due=NEVER, erased=True)
         for field in self.__struct_fields__:
             setattr(self, field, getattr(blank, field))
+        self.__dict__.clear()

@@ -80,6 +80,7 @@ class Customers:
         return self._decode(body)
 
     def encode(self, state: Profile) -> bytes:
+        state.seal()
         return self._encode(state)
 
     def next_due(self, state: Profile) -> int:
@@ -170,15 +171,15 @@ class Customers:
             effects: list[Effect] = [Count("erasures")]
             if state.episode is not None:
                 effects += self._end(state, shared, "erased", context)
-            effects += [Attach(_name(day), None) for day in state.examples]
+            effects += [Attach(_name(day), None) for day in state.account.examples]
             state.erase()
             return effects
         intake.update(state, body)
         effects = []
-        if state.profiling_opted_out:
-            effects += [Attach(_name(day), None) for day in state.examples]
-            state.examples = []
-            state.risk, state.risk_at, state.risk_version = -1.0, 0, 0
+        if state.account.profiling_opted_out:
+            effects += [Attach(_name(day), None) for day in state.account.examples]
+            state.account.examples = []
+            state.account.risk, state.account.risk_at, state.account.risk_version = -1.0, 0, 0
         effects += self._withdrawn(state, shared, context)
         self._schedule(state, shared, context.clock)
         return effects
@@ -229,7 +230,7 @@ class Customers:
 
     def wake(self, state: Profile, shared: Shared, due: int, context: Context) -> Sequence[Effect]:
         effects: list[Effect] = []
-        if state.examples and labels.due(state.examples[0], self.shop.horizon_days, self._days) <= due:
+        if state.account.examples and labels.due(state.account.examples[0], self.shop.horizon_days, self._days) <= due:
             effects += self._labelled(state, shared, context)
         if state.visit_due and state.visit_due <= due:
             effects += self._visited(state, shared, due, context)
@@ -270,23 +271,23 @@ class Customers:
             state.visit_due = 0
             return effects
         state.visit_due = self._next_visit(state, due)
-        if state.profiling_opted_out:
+        if state.account.profiling_opted_out:
             return effects
         today = days.of(due)
         seen = features.compute(state, today, days)
         self._keep_risk(state, shared, seen, due)
-        if today not in state.examples:
-            state.examples = [*state.examples, today]
+        if today not in state.account.examples:
+            state.account.examples = [*state.account.examples, today]
             effects.append(Attach(_name(today), labels.pack(seen)))
         return effects
 
     def _forget(self, state: Profile, book: InForce, at: int) -> None:
         """Drop the contacts that no rule reaches any more."""
-        if state.contacts:
+        if state.account.contacts:
             caps = book.playbook.caps
             longest = max([caps.user.days, self.shop.horizon_days, *(cap.days for cap in caps.channel.values())])
             oldest = at - longest * DAY_MS - LATENESS_MS
-            state.contacts = [contact for contact in state.contacts if contact.at > oldest]
+            state.account.contacts = [contact for contact in state.account.contacts if contact.at > oldest]
 
     def _visit_next(self, state: Profile, at: int) -> None:
         """Begin the weekly visits, where there are none."""
@@ -303,11 +304,12 @@ class Customers:
     def _labelled(self, state: Profile, shared: Shared, context: Context) -> list[Effect]:
         """Write the example whose outcome is known now."""
         shop, days = self.shop, self._days
-        day, *state.examples = state.examples
+        day, *state.account.examples = state.account.examples
         raw = context.attachment(_name(day))
-        if raw is None:
-            return [Count("example lost")]
-        since, until = days.start(day), days.start(day) + shop.horizon_days * DAY_MS
+        seen = None if raw is None else labels.unpack(raw)
+        if seen is None:
+            return [Attach(_name(day), None), Count("example lost")]
+        since, until = days.start(day), days.start(day + shop.horizon_days)
         holdout = self._in_force(shared).holdout
         held_out = all(holdout.arm(state.key, d) == CONTROL for d in (day, day + shop.horizon_days))
         learned = held_out or until < shop.live_from
@@ -320,21 +322,25 @@ class Customers:
             "y": labels.no_order(state, day, shop.horizon_days, days),
             "weight": 1.0 if learned else 0.0,
             "holdout": held_out,
-            "treated": any(since < contact.at <= until for contact in state.contacts),
+            "treated": any(since < contact.at <= until for contact in state.account.contacts),
             "tier": Tier(state.standing.tier).label,
-            "features": labels.unpack(raw),
+            "features": seen,
             "schema_hash": features.SCHEMA_HASH,
         }
         return [Attach(_name(day), None), Output(TRAINING, None, orjson.dumps(example), partition=0)]
 
     def _score(self, state: Profile, shared: Shared, at: int) -> None:
-        if not state.profiling_opted_out and shared.snapshot:
+        if not state.account.profiling_opted_out and shared.snapshot:
             self._keep_risk(state, shared, features.compute(state, self._days.of(at), self._days), at)
 
     def _keep_risk(self, state: Profile, shared: Shared, seen: list[float], at: int) -> None:
         model = self._models.get(shared.snapshot)
         if model is not None:
-            state.risk, state.risk_at, state.risk_version = model.score(seen), at, shared.snapshot
+            state.account.risk, state.account.risk_at, state.account.risk_version = (
+                model.score(seen),
+                at,
+                shared.snapshot,
+            )
 
     # -- decisions -----------------------------------------------------------------------------------------------------
 
@@ -355,7 +361,7 @@ class Customers:
             episode.command_id = commands.command_id(state, episode, play.name)
             episode.not_after = self._not_after(play, due)
             episode.channel, episode.purpose = play.channel, play.purpose
-            state.contacts = [*state.contacts, Contact(due, play.channel)]
+            state.account.contacts = [*state.account.contacts, Contact(due, play.channel)]
             effects.append(self._command(state, shared, play, due, book))
             effects.append(Count(f"command.{play.name}"))
         else:
@@ -423,7 +429,7 @@ class Customers:
         seen = features.compute(state, self._days.of(at), self._days)
         self._keep_risk(state, shared, seen, at)
         return {
-            "probability": state.risk,
+            "probability": state.account.risk,
             "horizon_days": self.shop.horizon_days,
             "level": None,
             "model_version": shared.snapshot,
@@ -469,8 +475,8 @@ class Customers:
             due = min(due, state.visit_due)
         if state.episode is not None and state.episode.decided:
             due = min(due, state.episode.due)
-        if state.examples:
-            due = min(due, labels.due(state.examples[0], self.shop.horizon_days, self._days))
+        if state.account.examples:
+            due = min(due, labels.due(state.account.examples[0], self.shop.horizon_days, self._days))
         return due
 
     # -- what all keys share -------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def rfm_of(profile: Profile, at: int, days: Days) -> Rfm | None:
     if profile.orders == 0:
         return None
     today = days.of(at)
-    f, m = rfm.window(profile.money(), days.week(today))
+    f, m = rfm.window(profile.account.weeks, days.week(today))
     return Rfm(today - days.of(profile.last_order_at), f, m)
 
 
@@ -55,7 +55,7 @@ def next_fall(profile: Profile, at: int, cuts: CutPoints, days: Days) -> int:
     if day is not None:
         falls.append(day)
     week = days.week(today)
-    kept = [other for other in profile.money()[::FIELDS] if other > week - WEEKS_KEPT]
+    kept = [other for other in profile.account.weeks[::FIELDS] if other > week - WEEKS_KEPT]
     if kept:
         falls.append(days.monday(kept[0] + WEEKS_KEPT))
     return days.start(min(falls)) if falls else NEVER

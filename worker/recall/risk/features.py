@@ -85,7 +85,14 @@ def compute(profile: Profile, t_day: int, days: Days) -> list[float]:
         profile.active_gaps, active_days, last_active, active[1] - active[0] if len(active) > 1 else 0, t_day, values
     )
     last_order, order_before = _last_orders(profile, days.start(t_day), days)
-    _rhythm(profile.order_gaps, order_days, last_order, last_order - order_before if order_before else 0, t_day, values)
+    _rhythm(
+        profile.account.order_gaps,
+        order_days,
+        last_order,
+        last_order - order_before if order_before else 0,
+        t_day,
+        values,
+    )
     _money(profile, days.week(t_day), values)
     standing = profile.standing
     values.append(_log(max(0, t_day - days.of(profile.first_at))) if profile.first_at else 0)
@@ -162,7 +169,7 @@ def _open_days(profile: Profile, t_day: int) -> tuple[list[int], list[int]]:
 def _last_orders(profile: Profile, start: int, days: Days) -> tuple[int, int]:
     """Return the last two days with an order before `start`; 0 where there is none, or it is not known."""
     last = 0
-    for at in sorted((order.at for order in profile.latest_orders if not order.cancelled), reverse=True):
+    for at in sorted((order.at for order in profile.account.latest_orders if not order.cancelled), reverse=True):
         if at < start:
             day = days.of(at)
             if last and day < last:
@@ -185,7 +192,7 @@ def _rhythm(gaps: Gaps, more: list[int], last_day: int, last_gap: int, t_day: in
 
 def _money(profile: Profile, week: int, values: list[int]) -> None:
     """Append what was bought in the 52 weeks before the week."""
-    weeks = profile.money()
+    weeks = profile.account.weeks
     orders = revenue = refunds = 0
     for i in range(0, len(weeks), FIELDS):
         if week - WEEKS_KEPT < weeks[i] < week:
@@ -197,7 +204,7 @@ def _money(profile: Profile, week: int, values: list[int]) -> None:
         _log(revenue - refunds),
         _log(revenue / orders) if orders > 0 else 0,
         _share(refunds, revenue),
-        _share(profile.discounted, profile.orders),
+        _share(profile.account.discounted, profile.orders),
     )
 
 

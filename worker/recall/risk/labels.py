@@ -36,7 +36,7 @@ def no_order(profile: Profile, t_day: int, horizon_days: int, days: Days) -> int
     To be asked when it is due: the row keeps the latest orders only.
     """
     start, end = days.start(t_day), days.start(t_day + horizon_days)
-    return int(not any(start < order.at <= end and not order.cancelled for order in profile.latest_orders))
+    return int(not any(start < order.at <= end and not order.cancelled for order in profile.account.latest_orders))
 
 
 def example_id(salt: str, user_key: bytes, t_day: int) -> str:
