@@ -143,7 +143,9 @@ def without_risk(rows):
             plain[key] = row
             continue
         profile = decode(row[HEADER_BYTES:])
-        profile.account.risk, profile.account.risk_at, profile.account.risk_version = -1.0, 0, 0
+        account = profile.account
+        account.risk, account.risk_at, account.risk_version = -1.0, 0, 0
+        profile.seal()
         plain[key] = (row[:HEADER_BYTES], msgspec.to_builtins(profile))
     return plain
 

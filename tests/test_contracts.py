@@ -70,7 +70,6 @@ COMMAND = {
     "cost": {"direct": "0.02", "opportunity": "0.00", "hidden": "0.10", "currency": "GBP"},
     "experiment": {"id": "holdout-1", "arm": "treated", "propensity": 0.9},
     "versions": VERSIONS,
-    "dry_run": False,
 }
 DECISION = {
     "decision_id": "d1",

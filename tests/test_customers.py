@@ -128,7 +128,7 @@ def test_to_unsubscribe_calls_the_touch_back():
     shop = shop_with_bob(until="2025-03-15")
     shop.hears("bob", "2025-03-15", "unsubscribed", sent(shop)["command_id"])
     assert shop.cancellations("bob") == [(sent(shop)["command_id"], "withdrawn")]
-    assert shop.row("bob").consent == {"email:marketing": False}
+    assert shop.row("bob").account.consent == {"email:marketing": False}
 
 
 def test_a_withdrawal_reaches_a_touch_of_a_playbook_that_is_no_longer_in_force():
@@ -146,7 +146,7 @@ def test_what_does_not_concern_the_touch_leaves_it():
     shop.says("bob", "2025-03-15", consent={"sms": {"marketing": False}}, timezone="Europe/London")
     shop.hears("bob", "2025-03-15", "unsubscribed", channel="push")
     assert not shop.cancellations()
-    assert shop.row("bob").timezone == "Europe/London"
+    assert shop.row("bob").account.timezone == "Europe/London"
     assert shop.row("bob").episode is not None
 
 
@@ -194,12 +194,12 @@ def test_who_opts_out_of_profiling_is_not_predicted():
     shop.steers("adopt_snapshot", effective_at="2025-01-14", version=7)
     shop.tick("2025-02-20")
     assert shop.attached() > 0
-    assert shop.row("bob").risk_version == 7
+    assert shop.row("bob").account.risk_version == 7
     shop.says("bob", "2025-02-20", opt_out_profiling=True)
     assert shop.attached() == 0
     shop.tick("2025-03-20")
     row = shop.row("bob")
-    assert (row.risk, row.risk_at, row.risk_version, row.examples) == (-1.0, 0, 0, [])
+    assert (row.account.risk, row.account.risk_at, row.account.risk_version, row.account.examples) == (-1.0, 0, 0, [])
     assert shop.decisions("bob") == [("suppressed", "profiling opt-out")]
     assert not any(value["kind"] == "example" and value["t"] > "2025-02-20" for value in shop.of("churn-training"))
 
@@ -216,7 +216,7 @@ def refused(shop, reason):
     assert decision["versions"]["playbook"] == shop.customers._first
     assert decision["offsets"]["orders"] == 2
     assert shop.counts[f"suppressed.{reason}"] == 1
-    assert not shop.row("bob").contacts
+    assert not shop.row("bob").account.contacts
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_the_command_tells_the_risk_once_a_snapshot_is_in_force():
     assert command["risk"]["model_version"] == command["versions"]["snapshot"] == 7
     assert 0 < command["risk"]["probability"] < 1
     assert command["risk"]["top_factors"]
-    assert shop.row("bob").risk == command["risk"]["probability"]
+    assert shop.row("bob").account.risk == command["risk"]["probability"]
 
 
 # -- at random ---------------------------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ def test_a_cancelled_order_is_not_the_last_one():
 
 def test_a_cancellation_of_an_order_that_fell_out_of_the_windows_leaves_no_negative_count():
     row = new_row()
-    row.keep_money([DAYS.week(FIRST_DAY) - 1, -1, -500, 0])
+    row.account.weeks = [DAYS.week(FIRST_DAY) - 1, -1, -500, 0]
     seen = named(row, FIRST_DAY)
     assert seen["net_revenue_52w"] == logs(-500)
     assert seen["order_value_52w"] == 0
@@ -171,7 +171,7 @@ def test_a_cancellation_of_an_order_that_fell_out_of_the_windows_leaves_no_negat
 
 def test_the_greatest_row_stays_within_two_bytes():
     row = new_row()
-    row.keep_money([DAYS.week(FIRST_DAY) - 1, 10**6, 10**17, 10**16])
+    row.account.weeks = [DAYS.week(FIRST_DAY) - 1, 10**6, 10**17, 10**16]
     row.history.append([FIRST_DAY - 1, *(n for channel in range(len(CHANNELS)) for n in (channel, 10**9))])
     seen = compute(row, FIRST_DAY, DAYS)
     assert labels.unpack(labels.pack(seen)) == seen

@@ -14,7 +14,9 @@ H = 30
 
 def row(*times, cancelled=()):
     orders = [PastOrder(b"%06d" % i, at, 100, i in cancelled) for i, at in enumerate(times)]
-    return Profile(key=b"u", due=NEVER, silence_due=NEVER, other_due=NEVER, latest_orders=orders)
+    profile = Profile(key=b"u", due=NEVER, silence_due=NEVER, other_due=NEVER)
+    profile.account.latest_orders = orders
+    return profile
 
 
 def test_label_looks_from_after_the_start_to_the_end_of_the_horizon():

@@ -14,7 +14,7 @@ from schemas.values import rfc3339
 from worker.recall import intake
 from worker.recall.bodies import Activity, Item, Order, Refund
 from worker.recall.days import DAY_MS, HOUR_MS, Days
-from worker.recall.profile import NAME_BYTES_MAX, ROW_BYTES_MAX, Profile
+from worker.recall.profile import NAME_BYTES_MAX, ROW_BYTES_MAX, Account, Profile
 from worker.recall.windows import CHANNELS, DAYS_KEPT, SESSION, WISHLIST
 from worker.replay import tick
 from worker.simulate import simulate
@@ -55,6 +55,17 @@ def values(kind):
 
 
 @settings(max_examples=100, deadline=None)
+@given(account=structs(Account))
+def test_the_account_is_kept_in_the_row(account):
+    profile = Profile(key=b"ann", due=NEVER, silence_due=NEVER, other_due=NEVER)
+    untouched = CUSTOMERS.decode(CUSTOMERS.encode(profile))
+    profile.account = account
+    read = CUSTOMERS.decode(CUSTOMERS.encode(profile))
+    assert read.account == account
+    assert untouched.account == Account()
+
+
+@settings(max_examples=100, deadline=None)
 @given(profile=structs(Profile))
 def test_what_is_written_is_what_is_read(profile):
     body = CUSTOMERS.encode(profile)
@@ -76,8 +87,8 @@ def test_the_defaults_of_two_rows_are_two_things():
     one, other = (Profile(key=key, due=NEVER, silence_due=NEVER, other_due=NEVER) for key in (b"a", b"b"))
     one.today.add(SESSION)
     one.last_days.append(1)
-    one.latest_orders.append(1)
-    one.consent["a"] = True
+    one.account.latest_orders.append(1)
+    one.account.consent["a"] = True
     assert other == Profile(key=b"b", due=NEVER, silence_due=NEVER, other_due=NEVER)
 
 

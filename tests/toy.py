@@ -299,7 +299,7 @@ class Interpreter:
                 pending = Pending(body.effective_at, topic, *record)
                 self.directives.append((body.effective_at, topic, record.offset, body, pending))
                 return
-            self.counts["directive.late"] += body.effective_at is not None
+            self.counts["directive.late"] += body.effective_at is not None and body.effective_at < clock
             self.counts = +self.counts
             self._direct(body, (topic, 0, record.offset, record.timestamp), record.key)
             return

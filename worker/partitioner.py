@@ -9,7 +9,7 @@ class Partitioner:
     """Remembers the keys it has seen: the hash is slow in Python.
 
     >>> Partitioner(4).of(b"user-1")
-    1
+    0
     """
 
     def __init__(self, partitions: int) -> None:
