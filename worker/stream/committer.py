@@ -33,6 +33,7 @@ log = structlog.get_logger("recall.commit")
 
 EXIT_COMMIT_FAILED = 70
 EXIT_LEFTOVER = 71
+EXIT_REFUSED = 78
 PENDING_BYTES_MAX = 8_000_000
 """What may wait for a commit before the lane stops working ahead."""
 RECORD_OVERHEAD_BYTES = 64

@@ -108,6 +108,7 @@ class Partition(Generic[S, H]):
         self._merge = Merge(layout.topics)
         self._index = {topic: i for i, topic in enumerate(layout.topics)}
         self._last_at = [self.record.times.get(topic, 0) for topic in layout.topics]
+        self._fed = [self.record.offsets.get(topic, 0) for topic in layout.topics]
         self._timers = Timers(rows)
         self._keys_max = max(1, rows_max // 2)
         self._records_max = records_max
@@ -165,14 +166,15 @@ class Partition(Generic[S, H]):
         self._merge.expect(self._index[topic], more=more)
 
     def feed(self, topic: str, records: Iterable[SourceRecord]) -> None:
-        """Buffer records of a topic, in its order; those before the partition's offset were applied before."""
+        """Buffer records of a topic, in its order; those that were fed or applied before are left out."""
         index = self._index[topic]
         parse = self._processor.parse
-        last, done = self._last_at[index], self.record.offsets.get(topic, 0)
+        last, fed = self._last_at[index], self._fed[index]
         entries = []
         for record in records:
-            if record.offset < done:
+            if record.offset < fed:
                 continue
+            fed = record.offset + 1
             key, value, recorded_at = record.key, record.value, record.timestamp
             try:
                 at, body = parse(topic, key, value, recorded_at)
@@ -188,7 +190,7 @@ class Partition(Generic[S, H]):
                 pending = Pending(body.effective_at or 0, topic, record.offset, recorded_at, key, value)
                 body = _Read(body, pending)
             entries.append(Entry(last, index, record.offset, key or b"", body, recorded_at))
-        self._last_at[index] = last
+        self._last_at[index], self._fed[index] = last, fed
         self._merge.push(index, entries)
 
     def buffered(self, topic: str) -> int:
@@ -329,12 +331,16 @@ class Partition(Generic[S, H]):
         self._group(jobs, work)
         pending: list[tuple[int, bytes]] = []
         keyed, shared = self._keyed, self._shared
-        for key, job in jobs.items():
+        # A key without a decision is done with at once: rows that are all alive together fall out of the CPU's caches.
+        for key in list(jobs):
+            job = jobs[key]
             # Timers at the edge itself go by key: those before it are due now.
             job.horizon = horizon + 1 if edge is not None and key < edge[1] else horizon
             keyed.open(job)
             due = keyed.run(job, shared, work)
-            if due is not None:
+            if due is None:
+                self._close(jobs.pop(key), work)
+            else:
                 pending.append((due, key))
         heapq.heapify(pending)
         while pending:
@@ -342,11 +348,12 @@ class Partition(Generic[S, H]):
             job = jobs[key]
             shared = keyed.decide(job, shared, due, work)
             again = keyed.run(job, shared, work)
-            if again is not None:
+            if again is None:
+                self._close(jobs.pop(key), work)
+            else:
                 heapq.heappush(pending, (again, key))
         self._shared = shared
         self._context.job = None
-        self._close(jobs, work)
         return horizon
 
     def _pop_due(self, jobs: dict[bytes, Job[S]], horizon: int) -> tuple[int, bytes] | None:
@@ -394,14 +401,12 @@ class Partition(Generic[S, H]):
             source=source,
         )
 
-    def _close(self, jobs: dict[bytes, Job[S]], work: Work) -> None:
-        """Encode the rows, stage them, and set their timers."""
-        timers = self._timers
-        for key, job in jobs.items():
-            due = self._keyed.close(job, work)
-            scheduled = NEVER if job.popped or job.row is None else next_due(job.row)
-            if due < scheduled:
-                timers.set(due, key)
+    def _close(self, job: Job[S], work: Work) -> None:
+        """Encode the row, and set its timer."""
+        due = self._keyed.close(job, work)
+        scheduled = NEVER if job.popped or job.row is None else next_due(job.row)
+        if due < scheduled:
+            self._timers.set(due, job.key)
 
     def _finish(self, work: Work, clock: int) -> Unit:
         """Stage what the unit changed, and return it."""

@@ -12,6 +12,8 @@ from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from mode import Service
 
+from worker.stream.committer import EXIT_REFUSED, die
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -38,6 +40,15 @@ class BatchRecovery(Recovery):  # type: ignore[misc]
         await super()._seek_offsets(consumer, tps, offsets, title)
         if title == "active":
             self._reading = True
+
+    async def _build_offsets(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
+        """Refuse a changelog whose beginning is gone: without transactions nobody compacts it, so rows are gone too."""
+        if not self.app.commit_settings.transactional:
+            for tp, earliest in (await consumer.earliest_offsets(*tps)).items():
+                if earliest:
+                    reason = f"{tp.topic} partition {tp.partition} begins at offset {earliest}: rows before it are gone"
+                    die(EXIT_REFUSED, "refused to start", reason=f"{reason}. Start anew under another app_id")
+        await super()._build_offsets(consumer, tps, destination, title)
 
     def apply(self, tp: TP, records: Sequence[Any]) -> None:
         """Take a batch of changelog records."""

@@ -23,7 +23,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
-from worker.stream.committer import Commit, CommitSettings, Committer, die
+from worker.stream.committer import EXIT_REFUSED, Commit, CommitSettings, Committer, die
 from worker.stream.recovery import BatchTableManager
 from worker.stream.store import MemoryStore
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger("recall.stream")
 
 PINNED = {"faust-streaming": "0.15.3", "mode-streaming": "0.7.1", "aiokafka": "0.14.0"}
-EXIT_REFUSED = 78
 EXIT_WORK_FAILED = 72
 EXIT_STALLED = 73
 ITEMS_MAX = 8
@@ -92,6 +91,7 @@ class Lane:
         """Where topics ended at the start that were not read that far yet."""
         self.queued = 0
         self.closing = False
+        self.held: str | None = None
         self.lock = asyncio.Lock()
 
     @property
@@ -110,6 +110,10 @@ class Lane:
             while not self.closing and (unit := work.advance()) is not None:
                 await self.committer.add(unit)
                 await asyncio.sleep(0)
+        if work.held != self.held:
+            self.held = work.held
+            event = "partition waits" if self.held else "partition goes on"
+            log.warning(event, partition=self.number, waits_for=self.held)
 
     async def close(self) -> None:
         """Finish the unit in hand and commit; what is buffered is read again by whoever has the lane next."""
@@ -258,7 +262,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             return {}
         if not self.flow_active or app.consumer_generation_id != generation or app.rebalancing != rebalancing:
             if not app.rebalancing:  # else recovery's end seeks
-                await self.perform_seek()
+                await self.seek_wait({tp: offset for tp, offset in self._expected.items() if tp in self.assignment()})
             return {}
         return {TP(*tp): records for tp, records in fetched.items()}
 
