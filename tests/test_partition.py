@@ -170,7 +170,12 @@ def test_a_record_that_raises_is_named_by_its_place_and_changes_nothing():
     assert outcome.rows[b"a"] == without.rows[b"a"]
     assert outcome.rows[b"b"] == without.rows[b"b"]
     (letter,) = outcome.dead
-    assert (letter["topic"], letter["partition"], letter["offset"], letter["recorded_at"]) == ("left", 0, 2, "1970-01-01T00:00:01.002+00:00")
+    assert (letter["topic"], letter["partition"], letter["offset"], letter["recorded_at"]) == (
+        "left",
+        0,
+        2,
+        "1970-01-01T00:00:01.002+00:00",
+    )
     assert (letter["stage"], letter["reason"]) == ("step", "step raised")
     assert outcome.record.counts["dead.step raised"] == 1
 

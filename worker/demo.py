@@ -413,7 +413,7 @@ def _conclude(
     console.print("\nEvery line is accounted for, and the commands above were read back from `recall`.")
     console.print(
         "\nWhat next: README.md. `Your own Kafka` starts the worker on a broker of yours,\n"
-        "`Reading the commands` is for the CRM that carries them out (scripts/crm.py),\n"
+        "`For CRM developers` is for those who carry them out (scripts/crm.py),\n"
         "`recall replay FILE` runs the same rules over a history without a broker."
     )
     return 0

@@ -97,7 +97,7 @@ def decision(
             "outcome": outcome,
             "reason": reason,
             "arm": episode.arm,
-            "propensity": 1.0,
+            "propensity": episode.propensity,
             "command_id": episode.command_id,
             "shadow_play": play.name if play and held_out else None,
             "versions": versions,
@@ -114,7 +114,6 @@ def command(
     *,
     shop: Shop,
     rfm: Rfm,
-    arm_share: float,
     risk: Mapping[str, Any] | None,
     versions: Mapping[str, Any],
 ) -> Output:
@@ -179,7 +178,7 @@ def command(
             "hidden": f"{play.cost.hidden:f}",
             "currency": currency.code,
         },
-        "experiment": {"id": "holdout", "arm": episode.arm, "propensity": 1.0 - arm_share},
+        "experiment": {"id": "holdout", "arm": episode.arm, "propensity": episode.propensity},
         "versions": versions,
     }
     headers = cloud_event_headers(

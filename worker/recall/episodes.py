@@ -32,6 +32,7 @@ def opens(profile: Profile, transition: Transition) -> bool:
 
 def open_episode(profile: Profile, transition: Transition, at: int, holdout: Holdout, day: int) -> Episode:
     """Open an episode; it is decided once the clock has passed `at`. The arm is frozen here."""
+    arm = holdout.arm(profile.key, day)
     return Episode(
         opened_at=transition.at,
         trigger=TIER_DROP,
@@ -41,8 +42,9 @@ def open_episode(profile: Profile, transition: Transition, at: int, holdout: Hol
         fell=transition.fell,
         before=transition.before,
         after=transition.after,
-        arm=holdout.arm(profile.key, day),
+        arm=arm,
         due=at,
+        propensity=holdout.propensity(arm),
     )
 
 

@@ -28,6 +28,10 @@ class Holdout(NamedTuple):
     share: float
     epoch_days: int
 
+    def propensity(self, arm: str) -> float:
+        """Return the probability with which an arm is drawn."""
+        return self.share if arm == CONTROL else round(1 - self.share, 6)
+
     def epoch(self, day: int) -> int:
         return day // self.epoch_days
 

@@ -105,6 +105,8 @@ class Episode(msgspec.Struct, array_like=True, gc=False):
     not_after: int = 0
     channel: str = ""
     purpose: str = ""
+    propensity: float = 1.0
+    """With which the arm was drawn."""
 
 
 class Contact(msgspec.Struct, array_like=True, gc=False):

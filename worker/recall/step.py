@@ -362,7 +362,7 @@ class Customers:
             episode.not_after = self._not_after(play, due)
             episode.channel, episode.purpose = play.channel, play.purpose
             state.account.contacts = [*state.account.contacts, Contact(due, play.channel)]
-            effects.append(self._command(state, shared, play, due, book))
+            effects.append(self._command(state, shared, play, due))
             effects.append(Count(f"command.{play.name}"))
         else:
             effects.append(Count(f"suppressed.{reason}"))
@@ -404,7 +404,7 @@ class Customers:
     def _not_after(self, play: Play, at: int) -> int:
         return at + play.valid_days * DAY_MS
 
-    def _command(self, state: Profile, shared: Shared, play: Play, at: int, book: InForce) -> Output:
+    def _command(self, state: Profile, shared: Shared, play: Play, at: int) -> Output:
         values = value.rfm_of(state, at, self._days)
         episode = state.episode
         assert values is not None  # a drop follows an order
@@ -416,7 +416,6 @@ class Customers:
             at,
             shop=self.shop,
             rfm=values,
-            arm_share=book.playbook.holdout.share,
             risk=self._risk(state, shared, at),
             versions=self._versions(shared),
         )
