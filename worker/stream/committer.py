@@ -222,7 +222,8 @@ class Committer:
             ]
         outputs = [await self._send(output) for output in pending.outputs]
         offsets = {TopicPartition(topic, self.number): offset for topic, offset in last.offsets.items()}
-        await producer.send_offsets_to_transaction(offsets, self._settings.group)
+        if offsets:  # before the first record there are none, and aiokafka takes that for a mistake
+            await producer.send_offsets_to_transaction(offsets, self._settings.group)
         # commit_transaction() commits even where a batch was refused: look at every answer first.
         changelog_offset = None
         for future, batch in batches:
