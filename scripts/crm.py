@@ -5,7 +5,7 @@ What makes it safe, in this order:
 
 1. It reads committed: what a worker took back, it never sees.
 2. It carries out a command id once. Kafka may hand a record over again after a restart; a worker in plain mode may too.
-3. It honours `not_after`, `dry_run`, and cancellations, which come on the same topic under the same key.
+3. It honours `not_after` and cancellations, which come on the same topic under the same key.
 4. It commits only what was carried out.
 
     python scripts/crm.py --broker localhost:9092 --feedback
@@ -48,8 +48,6 @@ class Desk:
         if command_id in self._done:
             return "duplicate"
         self._remember(command_id)
-        if value["dry_run"]:
-            return "dry run"
         if datetime.fromisoformat(value["not_after"]) < now:
             return "expired"
         self._held[command_id] = value

@@ -199,7 +199,7 @@ GOOD = [
         "resumed",
         "control",
         {"kind": "resumed", "at": TIMESTAMP, "wall": "2026-01-05T10:00:01Z"},
-        Directive(None, bodies.Resumed(AT + 1000)),
+        Directive(None, bodies.Resumed(AT, AT + 1000), ahead=True),
     ),
     Case(
         "model",

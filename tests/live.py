@@ -72,7 +72,13 @@ def stop(process):
 def lay_down(bootstrap, records, days, *, ticks=True):
     """Write a history whole, and, as a feeder would, a tick at each midnight of the shop."""
     producer = Producer(
-        {"bootstrap.servers": bootstrap, "log_level": 2, "linger.ms": 50, "queue.buffering.max.messages": 1_000_000}
+        {
+            "bootstrap.servers": bootstrap,
+            "log_level": 2,
+            "enable.idempotence": True,  # without it a retry may put records out of order
+            "linger.ms": 50,
+            "queue.buffering.max.messages": 1_000_000,
+        }
     )
     partitioner = Partitioner(PARTITIONS)
     midnights = replay.midnights(min(record.recorded_at for record in records), days)

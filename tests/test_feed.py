@@ -244,12 +244,11 @@ def test_what_the_broker_dropped_unread_is_told(config, monkeypatch):
 # -- the CRM's example -------------------------------------------------------------------------------------------------
 
 
-def command(command_id, user, *, valid=timedelta(days=3), dry_run=False):
+def command(command_id, user, *, valid=timedelta(days=3)):
     return {
         "command_id": command_id,
         "user_id": user,
         "not_after": (datetime.now(UTC) + valid).isoformat().replace("+00:00", "Z"),
-        "dry_run": dry_run,
         "action": {"template": "memory-of-favourites"},
         "delivery": {"channel": "email"},
     }
@@ -262,7 +261,6 @@ def test_crm_carries_out_what_it_may_once_and_says_so(config):
         (COMMAND_TYPE, command("c2", "user-2")),
         (CANCELLATION_TYPE, {"command_id": "c2", "user_id": "user-2", "reason": "ordered"}),
         (COMMAND_TYPE, command("c3", "user-3", valid=timedelta(days=-1))),
-        (COMMAND_TYPE, command("c4", "user-4", dry_run=True)),
         (COMMAND_TYPE, command("c5", "user-5")),
     ]
     producer = Producer({"bootstrap.servers": config.broker, "partitioner": "murmur2_random", "log_level": 2})
@@ -276,7 +274,6 @@ def test_crm_carries_out_what_it_may_once_and_says_so(config):
         "cancelled: c2",
         "deliver c1: memory-of-favourites to user-1 by email",
         "deliver c5: memory-of-favourites to user-5 by email",
-        "dry run: c4",
         "duplicate: c1",
         "expired: c3",
     ]

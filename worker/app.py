@@ -79,7 +79,7 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
     app = StreamApp(
         config.app_id,
         groups=(
-            Group(PARTITION_LANES, SOURCE_TOPICS, open_partition, greet, has_rows=True),
+            Group(PARTITION_LANES, SOURCE_TOPICS, open_partition, greet, has_rows=True, first=CONTROL),
             Group("trainer", (TRAINING,), open_trainer, lambda _number, _work: (), has_rows=False),
         ),
         partitions=config.partitions,
@@ -135,8 +135,8 @@ def run(config: Settings) -> None:
     start(create_app(config))
 
 
-def start(app: StreamApp) -> None:
-    """Run an app as a process of its own; SIGTERM commits what is in hand and ends it."""
+def prepare_process() -> None:
+    """Set up what belongs to the process: logs as JSON lines, and a garbage collector that looks seldom."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -146,6 +146,11 @@ def start(app: StreamApp) -> None:
         ]
     )
     bootstrap.calm_gc()
+
+
+def start(app: StreamApp) -> None:
+    """Run an app as a process of its own; SIGTERM commits what is in hand and ends it."""
+    prepare_process()
     app.finalize()
     faust.Worker(app, loglevel="WARN", redirect_stdouts=False).execute_from_commandline()
 
@@ -153,6 +158,7 @@ def start(app: StreamApp) -> None:
 def __getattr__(name: str) -> Any:
     """Make `app` when it is asked for, as `faust -A worker.app` does: importing needs no settings."""
     if name == "app":
+        prepare_process()
         app = globals()["app"] = create_app(settings.load())
         return app
     raise AttributeError(name)

@@ -45,7 +45,7 @@ def command_lines(command: Mapping[str, Any]) -> list[str]:
     r"""Say in two lines who is touched, how and why.
 
     >>> command = {
-    ...     "issued_at": "2025-07-03T00:00:00.000Z", "user_id": "user-42", "dry_run": False,
+    ...     "issued_at": "2025-07-03T00:00:00.000Z", "user_id": "user-42",
     ...     "reason": {"from_tier": "high", "to_tier": "silent", "fell": ["R"]},
     ...     "action": {"play": "care-letter"}, "delivery": {"channel": "email"},
     ...     "value": {"net_revenue": "812.40", "currency": "EUR", "orders": 9}, "risk": None,

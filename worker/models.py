@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from pydantic import ValidationError
 
 from schemas.snapshots import Snapshot
-from worker.recall.risk.model import Scorer
+from worker.recall.risk.model import Scorer, SnapshotError
 from worker.stream.committer import die
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+log = structlog.get_logger("recall.models")
 
 MODEL = "churn-model"
 EXIT_MODELS_FAILED = 74
@@ -26,12 +30,15 @@ class Models:
         self.latest: Snapshot | None = None
         self._connection = connection
         self._caught_up = asyncio.Event()
+        self._asked = False
         self._task: asyncio.Task[None] | None = None
 
     async def ready(self) -> None:
-        """Wait until what was there at the start has been read; the first call starts the reading."""
+        """Wait until all that is there now has been read; the first call starts the reading."""
         if self._task is None:
             self._task = asyncio.create_task(self._run_guarded(), name="models")
+        self._caught_up.clear()
+        self._asked = True
         await self._caught_up.wait()
 
     async def on_shutdown(self, *_args: object, **_kwargs: object) -> None:
@@ -56,20 +63,28 @@ class Models:
             place = TopicPartition(MODEL, 0)
             consumer.assign([place])
             await consumer.seek_to_beginning(place)
-            end = (await consumer.end_offsets([place]))[place]
+            end = 0
             while True:
-                fetched = await consumer.getmany(place, timeout_ms=500)
+                if self._asked:
+                    self._asked = False
+                    end = (await consumer.end_offsets([place]))[place]
+                fetched = await consumer.getmany(place, timeout_ms=100)
                 for record in fetched.get(place, ()):
-                    self._take(record.value)
-                if await consumer.position(place) >= end:
+                    self._take(record.value, record.offset)
+                if not self._asked and await consumer.position(place) >= end:
                     self._caught_up.set()
         finally:
             await consumer.stop()
 
-    def _take(self, value: bytes | None) -> None:
+    def _take(self, value: bytes | None, offset: int) -> None:
+        """Keep a snapshot; one that cannot be read holds only the partitions that adopt it."""
         if value is None:
             return
-        snapshot = Snapshot.model_validate_json(value)
-        self.scorers[snapshot.version] = Scorer(snapshot)
+        try:
+            snapshot = Snapshot.model_validate_json(value)
+            self.scorers[snapshot.version] = Scorer(snapshot)
+        except (ValidationError, SnapshotError) as error:
+            log.warning("snapshot cannot be read", topic=MODEL, offset=offset, reason=str(error))
+            return
         if self.latest is None or snapshot.version > self.latest.version:
             self.latest = snapshot

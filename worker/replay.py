@@ -117,6 +117,8 @@ class Replay:
         recorded = CONTROL in cursors
         for topic in (*cursors, CONTROL):
             self._expect(topic, more=True)
+        while CONTROL in cursors:  # as the worker does: what control holds may act ahead
+            self._read(CONTROL, cursors)
         self._read_on(cursors)
         if not recorded:
             for midnight in midnights(self._earliest, self.customers.shop.days):

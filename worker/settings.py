@@ -7,13 +7,16 @@ from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AwareDatetime, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.recall.days import Days
 from worker.recall.money import Currency
 from worker.recall.shop import Shop
 
 DEFAULT_PLAYBOOK = Path(__file__).parent / "recall" / "default.toml"
+
+
+SourceName = Literal["profiles", "orders", "cart", "clickstream", "feedback"]
 
 
 class SettingsError(ValueError):
@@ -30,7 +33,7 @@ class Settings(BaseSettings):
     timezone: str = "UTC"
     playbook: Path = DEFAULT_PLAYBOOK
     """In force at the first start; later another one comes into force by a control record alone."""
-    earlier_playbooks: tuple[Path, ...] = ()
+    earlier_playbooks: Annotated[tuple[Path, ...], NoDecode] = ()
     """Those that are in force still, until the adoption of another one."""
     salt: Annotated[str, Field(min_length=1)] = "recall"
     """Decides who is held out: change it and all users are drawn anew."""
@@ -38,7 +41,7 @@ class Settings(BaseSettings):
     """No command leaves for anything that happened before; a live worker needs it."""
     dry_run: bool = False
     horizon_days: Annotated[int, Field(ge=1, le=365)] = 30
-    require_heartbeat: tuple[str, ...] = ()
+    require_heartbeat: Annotated[tuple[SourceName, ...], NoDecode] = ()
     """Sources whose silence holds back the silence of users."""
     stall_s: Annotated[int, Field(ge=1)] = 15 * 60
 
@@ -56,6 +59,11 @@ class Settings(BaseSettings):
     session_timeout_s: Annotated[float, Field(ge=1, le=300)] = 10.0
     web_port: Annotated[int, Field(ge=0, le=65535)] = 6066
     datadir: Path = Path("recall-data")
+
+    @field_validator("earlier_playbooks", "require_heartbeat", mode="before")
+    @classmethod
+    def _separated_by_commas(cls, value: object) -> object:
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
     @field_validator("timezone")
     @classmethod

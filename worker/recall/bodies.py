@@ -84,8 +84,9 @@ class Heartbeat(NamedTuple):
 
 
 class Resumed(NamedTuple):
-    """The worker took the partition up again at this wall clock."""
+    """The worker took the partition up again, at the clock `at` and at this wall clock."""
 
+    at: int
     wall: int
 
 

@@ -43,7 +43,8 @@ class _Resumed(_Control, frozen=True, gc=False, tag="resumed"):
     wall: Time
 
     def read(self, _currency: Currency) -> Parsed:
-        return milliseconds(self.at), Directive(None, Resumed(milliseconds(self.wall)))
+        at = milliseconds(self.at)
+        return at, Directive(None, Resumed(at, milliseconds(self.wall)), ahead=True)
 
 
 class _AdoptSnapshot(_Control, frozen=True, gc=False, tag="adopt_snapshot"):

@@ -57,6 +57,9 @@ class InForce(NamedTuple):
         return cls(playbook, playbook.version, playbook.tier_rules(), playbook.cut_points(shop.currency), holdout)
 
 
+RESUMPTIONS_KEPT = 8
+
+
 class Source(msgspec.Struct, array_like=True, frozen=True):
     """A source that has to give signs of life: its last one, and since when it is trusted again."""
 
@@ -71,8 +74,8 @@ class Shared(msgspec.Struct, array_like=True, frozen=True):
     snapshot: int = 0
     """Version of the model in force; 0 before the first."""
     stopped: bool = False
-    wall: int = 0
-    """The wall clock when the worker took the partition up again."""
+    resumed: tuple[tuple[int, int], ...] = ()
+    """When the worker took the partition up again: the partition's clock then, and the wall's."""
     day_due: int = 0
     """When the current day closes."""
     sources: dict[str, Source] = {}

@@ -28,7 +28,7 @@ from worker.recall.events import parse
 from worker.recall.holdout import CONTROL, uniform
 from worker.recall.profile import VERSION, Contact, Profile
 from worker.recall.risk import explain, features, labels
-from worker.recall.shop import InForce, Shared, Shop, Source
+from worker.recall.shop import RESUMPTIONS_KEPT, InForce, Shared, Shop, Source
 from worker.recall.tiers import Tier, Transition
 from worker.stream.processor import NEVER, Attach, Context, Count, Directive, Effect, Output, Parsed
 
@@ -395,7 +395,8 @@ class Customers:
             return reason
         if at < self.shop.live_from:
             return "before launch"
-        if self._not_after(play, at) < shared.wall:
+        not_after = self._not_after(play, at)
+        if any(clock <= at and not_after < wall for clock, wall in shared.resumed):
             return "stale"
         if shared.stopped:
             return "stopped"
@@ -522,8 +523,9 @@ class Customers:
         match body:
             case Heartbeat(source, at):
                 return self._beat(shared, source, at), NOTHING
-            case Resumed(wall):
-                return replace(shared, wall=max(shared.wall, wall)), (Count("resumed"),)
+            case Resumed(at, wall):
+                resumed = sorted({*shared.resumed, (at, wall)})[-RESUMPTIONS_KEPT:]
+                return replace(shared, resumed=tuple(resumed)), (Count("resumed"),)
             case AdoptSnapshot(version):
                 return replace(shared, snapshot=version), (Count("adopted snapshot"),)
             case AdoptPlaybook(version):

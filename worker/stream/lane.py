@@ -32,6 +32,7 @@ class Group(NamedTuple):
     """Co-partitioned topics, and how a partition of them is worked off.
 
     `open` gets the partition's number and its rows; `greet` returns what is written before its first record is merged.
+    Nothing is merged before all that `first` held at the start has been fed.
     """
 
     name: str
@@ -39,3 +40,4 @@ class Group(NamedTuple):
     open: Callable[[int, MutableMapping[bytes, bytes]], Awaitable[Work]]
     greet: Callable[[int, Work], Iterable[Output]]
     has_rows: bool
+    first: str | None = None

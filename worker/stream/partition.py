@@ -187,6 +187,8 @@ class Partition(Generic[S, H]):
             if at is not None:
                 last = at
             if type(body) is Directive:
+                if body.ahead:
+                    self._shared, _ = self._processor.direct(self._shared, body, self._context)
                 pending = Pending(body.effective_at or 0, topic, record.offset, recorded_at, key, value)
                 body = _Read(body, pending)
             entries.append(Entry(last, index, record.offset, key or b"", body, recorded_at))

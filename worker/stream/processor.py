@@ -40,10 +40,15 @@ class Tick(NamedTuple):
 
 
 class Directive(NamedTuple):
-    """A control record: changes `shared` at `effective_at`, or when it is read where that is None."""
+    """A control record: changes `shared` at `effective_at`, or when it is merged where that is None.
+
+    One that acts `ahead` does so already when it is fed, so that what lies before it in its topic cannot hold it up; it
+    must give the same when it is taken again.
+    """
 
     effective_at: int | None
     body: object
+    ahead: bool = False
 
 
 class Output(NamedTuple):

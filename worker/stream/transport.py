@@ -37,7 +37,6 @@ log = structlog.get_logger("recall.stream")
 
 PINNED = {"faust-streaming": "0.15.3", "mode-streaming": "0.7.1", "aiokafka": "0.14.0"}
 EXIT_WORK_FAILED = 72
-EXIT_STALLED = 73
 ITEMS_MAX = 8
 """Fetched items that wait for the agents, before the fetch loop pauses."""
 FETCH_WAIT_MS = 500
@@ -90,6 +89,8 @@ class Lane:
         self.ends: dict[str, int] = {}
         """Where topics ended at the start that were not read that far yet."""
         self.queued = 0
+        self.unread: set[str] = set()
+        """Topics that the work still waits for, since they have more from before the start."""
         self.closing = False
         self.held: str | None = None
         self.lock = asyncio.Lock()
@@ -106,6 +107,9 @@ class Lane:
             work.feed(tp.topic, records)
         for topic in item.reached:
             work.expect(topic, more=False)
+            self.unread.discard(topic)
+        if self.group.first in self.unread:
+            return
         async with self.lock:
             while not self.closing and (unit := work.advance()) is not None:
                 await self.committer.add(unit)
@@ -201,6 +205,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
                 lane.work.expect(tp.topic, more=more)
                 if more:
                     lane.ends[tp.topic] = ends[tp]
+                    lane.unread.add(tp.topic)
         await self.seek_wait(starts)
         self._expected = dict(starts)
         self._committed_offset.update(starts)
@@ -272,6 +277,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         lane = self.app.lanes.of(tp)
         if rebalancing or lane is None or lane.work is None:
             return False
+        if tp.topic == lane.group.first and tp.topic in lane.unread:
+            return True
         buffered: int = lane.work.buffered(tp.topic)
         return buffered < READ_AHEAD_RECORDS
 
@@ -422,6 +429,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
             store="memory://",
             topic_partitions=partitions,
             topic_disable_leader=True,
+            table_standby_replicas=0,  # the memory store wipes standbys when recovery ends
             topic_allow_declare=False,
             producer_acks=-1,
             broker_session_timeout=session_timeout_s,
@@ -498,7 +506,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
             changelog = TP(self.rows.changelog_topic_name, commit.partition)
             self.tables.recovery.active_offsets[changelog] = commit.changelog_offset
         if offsets and not self.commit_settings.transactional:
-            await self.consumer._commit(offsets)  # noqa: SLF001 - for monitors of lag alone
+            await self.consumer._commit(offsets)  # noqa: SLF001 - for those who watch the lag, as the feeder does
         self.consumer._committed_offset.update(offsets)  # noqa: SLF001
         self.monitor.on_tp_commit(offsets)
 
