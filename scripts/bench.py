@@ -23,7 +23,7 @@ EVENTS_A_USER_AND_DAY = 1.44
 DAYS = 182
 LIVE_FROM = "2025-04-20T00:00:00Z"
 AIM_US = {"parse": 1, "row": 1.5, "step": 2.5, "weekly": 3.5, "deciding": 1}
-"""Design, section 10: decode, row, step, weekly visit, deciding."""
+"""What each stage aims at: decoding, row, step, weekly visits and decisions, amortised over the events."""
 
 
 class Timed:

@@ -150,6 +150,50 @@ def test_a_worker_killed_in_mid_stream_ends_where_the_replay_does(fresh_kafka, p
 
 
 @pytest.mark.kafka
+def test_workers_that_join_leave_and_die_end_where_the_replay_does(fresh_kafka, playbook, tmp_path):
+    """A second worker joins, the first is stopped, the second killed, a third takes over."""
+    config = settings.load(
+        broker=fresh_kafka.bootstrap,
+        currency=CURRENCY,
+        timezone=TIMEZONE,
+        playbook=playbook,
+        live_from="2025-02-01T00:00:00Z",
+        horizon_days=14,
+        clock="recorded",
+    )
+    records = list(simulate(users=900, days=120, seed=7))
+    expected = Replayed(config, records)
+    topics.create(config)
+    lay_down(fresh_kafka.bootstrap, records, config.shop().days)
+    progress, log = Progress(fresh_kafka.bootstrap), tmp_path / "log"
+
+    def env(name):
+        return environment(config, fresh_kafka.bootstrap, tmp_path / name)
+
+    def applied(share):
+        return lambda: progress.applied() > share * len(records)
+
+    with worker(env("a"), log) as first:
+        wait_until(applied(0.1), first, log)
+        with worker(env("b"), log) as second:
+            wait_until(lambda: log.read_text().count("lanes acquired") >= 3, second, log)
+            assert stop(first) == 0
+            wait_until(applied(0.3), second, log)
+            second.send_signal(signal.SIGKILL)
+            second.wait()
+    assert not progress.passed(expected.clock), "killed too late to show anything"
+    with worker(env("c"), log) as third:
+        wait_until(lambda: progress.passed(expected.clock), third, log)
+        assert stop(third) == 0
+    progress.close()
+    sent = ids(read(fresh_kafka.bootstrap, "recall"))
+    assert sent
+    assert Counter(sent) == Counter(expected.ids)
+    rows, _ = state(fresh_kafka.bootstrap)
+    assert without_risk(rows) == expected.rows
+
+
+@pytest.mark.kafka
 def test_nobody_gets_a_stale_command_after_two_days_of_outage(fresh_kafka, playbook, tmp_path):
     """One stop, two days of input, start: what was due in between is recorded as stale, not sent.
 

@@ -16,7 +16,7 @@ import structlog
 from schemas.topics import SOURCE_TOPICS
 from schemas.values import rfc3339
 from worker import bootstrap, settings, topics
-from worker.models import Models
+from worker.models import MODEL, Models
 from worker.stream.committer import CommitSettings
 from worker.stream.lane import Group, Work
 from worker.stream.partition import Partition
@@ -62,6 +62,12 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
             raise ValueError(
                 f"partition {number}: playbook {in_force} is in force and was not given: name its file in "
                 f"RECALL_EARLIER_PLAYBOOKS until `recall adopt-playbook` has brought another one into force"
+            )
+        snapshot = partition.shared.snapshot
+        if snapshot and snapshot not in models.scorers:
+            raise ValueError(
+                f"partition {number}: snapshot {snapshot} of the model is in force and cannot be read from {MODEL}: "
+                f"keep every version there, as `recall topics create` sets it up, and restore this one"
             )
         return partition
 

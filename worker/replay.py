@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 CONTROL = "control"
 MODEL = "churn-model"
 TRAINING = "churn-training"
-DATA_TOPICS = tuple(topic for topic in SOURCE_TOPICS if topic != CONTROL)
 
 Chunks: TypeAlias = Iterator[list["HistoryRecord"]]
 

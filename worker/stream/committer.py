@@ -151,15 +151,9 @@ class Committer:
     async def add(self, unit: Unit) -> None:
         """Take a unit; waits while it does not fit beside those that wait for their commit."""
         size = size_of(unit)
-        if size > self._bytes_max:
-            die(
-                EXIT_COMMIT_FAILED,
-                "unit too large",
-                lane=self.name,
-                partition=self.number,
-                size=size,
-                allowed=self._bytes_max,
-            )
+        if size > self._bytes_max and not self._settings.transactional:
+            place = {"lane": self.name, "partition": self.number}
+            die(EXIT_COMMIT_FAILED, "unit too large for a record batch", **place, size=size, allowed=self._bytes_max)
         async with self._done:
             while self._pending.last is not None and self._pending.size + size > self._bytes_max:
                 self._due.set()
