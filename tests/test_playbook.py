@@ -160,11 +160,19 @@ def test_a_wrong_setting_is_named(wrong, said):
 def test_settings_come_from_the_environment_and_keywords_win(monkeypatch):
     monkeypatch.setenv("RECALL_CURRENCY", "GBP")
     monkeypatch.setenv("RECALL_LIVE_FROM", "2026-01-01T00:00:00Z")
-    monkeypatch.setenv("RECALL_REQUIRE_HEARTBEAT", '["orders"]')
+    monkeypatch.setenv("RECALL_REQUIRE_HEARTBEAT", "orders,cart")
     shop = load_settings(timezone="Europe/London").shop()
-    assert (shop.currency.code, shop.days.timezone, shop.require_heartbeat) == ("GBP", "Europe/London", ("orders",))
+    assert (shop.currency.code, shop.days.timezone, shop.require_heartbeat) == (
+        "GBP",
+        "Europe/London",
+        ("orders", "cart"),
+    )
     assert shop.live_from == datetime(2026, 1, 1, tzinfo=UTC).timestamp() * 1000
     assert load_settings(currency="JPY").currency == "JPY"
     monkeypatch.setenv("RECALL_PARTITIONS", "many")
     with pytest.raises(SettingsError, match="partitions = 'many': Input should be a valid integer"):
+        load_settings()
+    monkeypatch.delenv("RECALL_PARTITIONS")
+    monkeypatch.setenv("RECALL_REQUIRE_HEARTBEAT", "ordres")
+    with pytest.raises(SettingsError, match="require_heartbeat.*'ordres'.*'orders'"):
         load_settings()
