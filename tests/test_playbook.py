@@ -174,5 +174,5 @@ def test_settings_come_from_the_environment_and_keywords_win(monkeypatch):
         load_settings()
     monkeypatch.delenv("RECALL_PARTITIONS")
     monkeypatch.setenv("RECALL_REQUIRE_HEARTBEAT", "ordres")
-    with pytest.raises(SettingsError, match="require_heartbeat.*'ordres'.*'orders'"):
+    with pytest.raises(SettingsError, match=r"require_heartbeat.*'ordres'.*'orders'"):
         load_settings()
