@@ -37,6 +37,11 @@ class Topic:
     retention: str
 
 
+CONTROL: Final = "control"
+TRAINING: Final = "churn-training"
+MODEL: Final = "churn-model"
+"""The topics that the drivers speak of by name."""
+
 SOURCE_TOPICS: Final = ("profiles", "orders", "cart", "clickstream", "feedback", "control")
 """The topics that are merged; the order settles ties: consent before behaviour, orders before clicks, ticks last."""
 

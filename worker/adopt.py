@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 from confluent_kafka import KafkaException, Producer
 
+from schemas.topics import CONTROL
 from schemas.values import rfc3339
 from worker.recall import playbook
 from worker.recall.shop import InForce
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from worker.settings import Settings
 
-CONTROL: Final = "control"
 TIMEOUT_S: Final = 30.0
 
 

@@ -13,16 +13,16 @@ import faust
 import orjson
 import structlog
 
-from schemas.topics import SOURCE_TOPICS
+from schemas.topics import CONTROL, MODEL, SOURCE_TOPICS, TRAINING
 from schemas.values import rfc3339
 from worker import bootstrap, settings, topics
-from worker.models import MODEL, Models
+from worker.models import Models
 from worker.stream.committer import CommitSettings
 from worker.stream.lane import Group, Work
 from worker.stream.partition import Partition
 from worker.stream.processor import Output
 from worker.stream.transport import StreamApp
-from worker.training import TRAINING, TrainerWork
+from worker.training import TrainerWork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableMapping
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from worker.recall.shop import Shared
     from worker.settings import Settings
 
-CONTROL = "control"
 PARTITION_LANES = "partition"
 UNIT_ROWS_MAX = 2048
 PLAIN_UNIT_ROWS_MAX = 100

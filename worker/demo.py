@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
-from schemas.topics import SOURCE_TOPICS
+from schemas.topics import CONTROL, SOURCE_TOPICS
 from schemas.values import rfc3339
 from worker import simulate, topics
 from worker.console import accounting, command_lines, facts, make_console, make_progress, numbers, outcome, under
 from worker.embedded import EmbeddedBroker
 from worker.feed import Feeder, FeedError
-from worker.replay import CONTROL
 from worker.settings import load
 from worker.sources import Accounting, Source, open_source
 from worker.stream.record import PARTITION_KEY, PartitionRecord

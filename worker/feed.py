@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final, Self
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from schemas.topics import SOURCE_TOPICS
+from schemas.topics import CONTROL, SOURCE_TOPICS
 from worker.partitioner import Partitioner
 from worker.recall.days import Days
-from worker.replay import CONTROL, midnights, tick
+from worker.replay import midnights, tick
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from pydantic import ValidationError
 
 from schemas.snapshots import Snapshot
+from schemas.topics import MODEL
 from worker.recall.risk.model import Scorer, SnapshotError
 from worker.stream.committer import die
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("recall.models")
 
-MODEL = "churn-model"
 EXIT_MODELS_FAILED = 74
 
 

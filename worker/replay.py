@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import orjson
 
 from schemas.snapshots import Snapshot
-from schemas.topics import SOURCE_TOPICS
+from schemas.topics import CONTROL, MODEL, SOURCE_TOPICS, TRAINING
 from schemas.values import rfc3339
 from worker import bootstrap
 from worker.partitioner import Partitioner
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from worker.sources.history import HistoryRecord
     from worker.stream.processor import Output
 
-CONTROL = "control"
-MODEL = "churn-model"
-TRAINING = "churn-training"
 
 Chunks: TypeAlias = Iterator[list["HistoryRecord"]]
 

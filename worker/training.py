@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from schemas.topics import TRAINING
 from worker.stream.partition import Unit
 
 if TYPE_CHECKING:
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from worker.recall.risk.trainer import Trainer
     from worker.stream.partition import SourceRecord
     from worker.stream.processor import Output
-
-TRAINING = "churn-training"
 
 
 class TrainerWork:

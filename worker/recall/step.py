@@ -8,6 +8,7 @@ import msgspec
 import orjson
 from msgspec.structs import replace
 
+from schemas.topics import TRAINING
 from worker.recall import commands, eligibility, episodes, intake, tiers, value
 from worker.recall.bodies import (
     Activity,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from worker.recall.playbook import Play, Playbook
     from worker.recall.risk.model import Scorer
 
-TRAINING = "churn-training"
 HELD_RETRY_MS = HOUR_MS
 """How often a silence that is held back is looked at again."""
 NOTHING: Final[tuple[Effect, ...]] = ()

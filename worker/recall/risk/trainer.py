@@ -18,6 +18,7 @@ import orjson
 from msgspec import Meta, Struct
 
 from schemas.snapshots import Snapshot
+from schemas.topics import CONTROL, MODEL
 from schemas.values import AMOUNT_LIMIT, rfc3339
 from worker.recall.days import Days
 from worker.recall.risk import labels
@@ -26,8 +27,6 @@ from worker.recall.risk.metrics import Prequential
 from worker.recall.risk.model import Model, RiverModel, SnapshotError, check_schema
 from worker.stream.processor import Output
 
-MODEL_TOPIC: Final = "churn-model"
-CONTROL_TOPIC: Final = "control"
 ADOPTED_AFTER_DAYS: Final = 2
 """From its label day to the day on whose start a snapshot comes into force: ahead of every partition's clock."""
 NONE_YET: Final = -1
@@ -241,6 +240,6 @@ class Trainer:
         }
         value = orjson.dumps(adoption)
         return [
-            Output(MODEL_TOPIC, str(self._version).encode(), orjson.dumps(snapshot)),
-            *(Output(CONTROL_TOPIC, None, value, partition=partition) for partition in range(len(self._closed))),
+            Output(MODEL, str(self._version).encode(), orjson.dumps(snapshot)),
+            *(Output(CONTROL, None, value, partition=partition) for partition in range(len(self._closed))),
         ]
