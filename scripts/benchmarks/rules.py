@@ -138,13 +138,14 @@ def summary(results):
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser):
     parser.add_argument("--events", type=int, default=2_000_000, help="events of the simulated shop, about")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--history", type=Path, help="a history to use instead of a simulated one")
     parser.add_argument("--one", choices=RUNS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+
+
+def run(arguments):
     if arguments.one:
         bootstrap.calm_gc()
         print(json.dumps(RUNS[arguments.one](arguments.history)))
@@ -157,11 +158,7 @@ def main():
             history.write(path, simulate(users=users, days=DAYS, seed=1))
         report = {"python": sys.version.split()[0], "runs": arguments.runs, "aim_us": AIM_US}
         for name in RUNS:
-            command = [sys.executable, __file__, "--one", name, "--history", str(path)]
+            command = [sys.executable, Path(__file__).parent, "rules", "--one", name, "--history", str(path)]
             runs = [subprocess.run(command, check=True, capture_output=True) for _ in range(arguments.runs)]  # noqa: S603
             report[name] = summary([json.loads(run.stdout) for run in runs])
         print(json.dumps(report, indent=2))
-
-
-if __name__ == "__main__":
-    main()
