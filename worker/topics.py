@@ -8,6 +8,7 @@ from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from schemas.topics import SOURCE_TOPICS, TOPICS
+from worker.stream import probe
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -17,7 +18,8 @@ CHANGELOG_MESSAGE_BYTES_MAX: Final = 2 * 1024 * 1024
 """A record batch of rows is larger than most messages."""
 _BROKERS_DEFAULT: Final = -1
 """For the replication factor: what the cluster is set to."""
-_DAY_MS: Final = 24 * 60 * 60 * 1000
+_HOUR_MS: Final = 60 * 60 * 1000
+_DAY_MS: Final = 24 * _HOUR_MS
 _FOREVER: Final = -1
 _YEAR_AND_MORE: Final = 400
 _RETENTION_DAYS: Final = {
@@ -80,7 +82,11 @@ def plan(settings: Settings) -> list[TopicPlan]:
         "min.cleanable.dirty.ratio": "0.2",
         "max.message.bytes": str(CHANGELOG_MESSAGE_BYTES_MAX),
     }
-    return [*plans, TopicPlan(changelog(settings), settings.partitions, {**rows, **stamped})]
+    return [
+        *plans,
+        TopicPlan(changelog(settings), settings.partitions, {**rows, **stamped}),
+        TopicPlan(probe.topic_of(settings.app_id), 1, {"cleanup.policy": "delete", "retention.ms": str(_HOUR_MS)}),
+    ]
 
 
 def create(settings: Settings) -> list[Outcome]:

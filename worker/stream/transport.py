@@ -4,16 +4,13 @@ Faust keeps membership, assignment, recovery's sequence and the command line; it
 for each record is left. One item on the agent's channel carries the records of all topics of a lane that one fetch
 brought. Commits are the lanes' (`committer`), so Faust's offsets stay empty.
 
-Overrides internals of faust-streaming 0.15.3, which is pinned exactly: `Consumer._drain_messages`, `perform_seek`,
-`on_partitions_assigned`, `wait_empty`, `ConsumerMessage.on_final_ack`, `Producer._settings_extra`,
-`AIOKafkaConsumerThread._create_worker_consumer`, `Collection._new_store_by_url`, `App._new_transport`.
+What is overridden of Faust's and aiokafka's internals is listed in `internals`, and checked there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import faust
@@ -23,7 +20,9 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
+from worker.stream import internals, probe
 from worker.stream.committer import EXIT_REFUSED, Commit, CommitSettings, Committer, die
+from worker.stream.internals import RefusedError
 from worker.stream.recovery import BatchTableManager
 from worker.stream.store import MemoryStore
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("recall.stream")
 
-PINNED = {"faust-streaming": "0.15.3", "mode-streaming": "0.7.1", "aiokafka": "0.14.0"}
 EXIT_WORK_FAILED = 72
 ITEMS_MAX = 8
 """Fetched items that wait for the agents, before the fetch loop pauses."""
@@ -44,20 +42,6 @@ PLAIN_FETCH_WAIT_MS = 20
 """The embedded broker does not wake a fetch that waits when records come in."""
 READ_AHEAD_RECORDS = 20_000
 """Records of one topic and partition that may be buffered, before that one is paused."""
-
-
-class RefusedError(RuntimeError):
-    """The worker must not start; the message says what to do."""
-
-
-def check_versions() -> None:
-    """Refuse other versions than those whose internals are overridden."""
-    for name, pinned in PINNED.items():
-        installed = version(name)
-        if installed != pinned:
-            raise RefusedError(
-                f"{name} {installed} is installed: allowed is {pinned}, whose internals are overridden here"
-            )
 
 
 class Item(NamedTuple):
@@ -416,7 +400,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         """Make the app: `partitions` are those of the groups that have rows; the others have one."""
-        check_versions()
+        internals.check()
         self.groups = tuple(groups)
         self.partitions = partitions
         self.commit_settings = commit_settings
@@ -442,6 +426,17 @@ class StreamApp(faust.App):  # type: ignore[misc]
         self.lanes = Lanes(self)
         for group in self.groups:
             self.agent(self.topic(*group.topics, key_type=bytes, value_type=bytes), name=group.name)(self._work)
+
+    async def on_first_start(self) -> None:
+        """Refuse a broker that cannot do what the commits need."""
+        await super().on_first_start()
+        settings = self.commit_settings
+        if settings.transactional:
+            try:
+                await probe.check_topics(settings.connection, settings, self.rows.changelog_topic_name)
+                await probe.check_transactions(settings.connection, self.conf.id, settings.deadline_s)
+            except RefusedError as error:
+                die(EXIT_REFUSED, "refused to start", reason=str(error))
 
     async def _work(self, stream: Any) -> None:
         stream.enable_acks = False

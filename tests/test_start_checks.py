@@ -1,0 +1,98 @@
+"""What a worker refuses before it takes the first record."""
+
+import asyncio
+import inspect
+from types import FunctionType
+
+import pytest
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from mode.services import ServiceTask
+
+from worker.stream import internals, probe, recovery, transport
+from worker.stream.committer import CommitSettings
+from worker.stream.internals import RefusedError
+
+OVERRIDABLE = (FunctionType, property, ServiceTask)
+
+
+def overridden():
+    """Give what the stream's classes override of Faust, by place."""
+    for module in (recovery, transport):
+        for _, ours in inspect.getmembers(module, inspect.isclass):
+            if ours.__module__ != module.__name__:
+                continue
+            for name in vars(ours):
+                for base in ours.__mro__[1:]:
+                    if name in vars(base) and base.__module__.partition(".")[0] in {"faust", "mode"}:
+                        if not name.startswith("__") and isinstance(vars(base)[name], OVERRIDABLE):
+                            yield f"{base.__module__}:{base.__qualname__}.{name}"
+                        break
+
+
+def test_all_that_is_overridden_is_listed():
+    found = set(overridden())
+    assert found
+    assert found <= set(internals.SOURCES)
+
+
+def test_what_is_installed_is_what_this_was_written_against():
+    internals.check()
+
+
+def test_another_version_is_refused():
+    with pytest.raises(RefusedError, match=r"aiokafka 0\.14\.0 is installed: allowed is 0\.13\.0.*pip install"):
+        internals.check(pinned={"aiokafka": "0.13.0"}, sources={})
+
+
+def test_a_patched_source_is_refused():
+    place = "faust.transport.consumer:Consumer.wait_empty"
+    internals.check(sources={place: internals.SOURCES[place]})
+    with pytest.raises(RefusedError, match=r"Consumer\.wait_empty: not the source that faust-streaming"):
+        internals.check(sources={place: "0" * 16})
+
+
+def test_an_object_that_is_gone_is_refused():
+    with pytest.raises(RefusedError, match=r"Consumer\.gone_for_good"):
+        internals.check(sources={"faust.transport.consumer:Consumer.gone_for_good": "0" * 16})
+
+
+def test_a_broker_that_only_says_that_it_has_transactions_is_refused(embedded):
+    embedded.create_topic(probe.topic_of("app"), partitions=1)
+    with pytest.raises(RefusedError, match="plain mode"):
+        asyncio.run(probe.check_transactions({"bootstrap_servers": embedded.address}, "app", deadline_s=10))
+
+
+@pytest.mark.kafka
+def test_apache_kafka_has_transactions(kafka):
+    kafka.create_topics({probe.topic_of("has-transactions"): 1})
+    asyncio.run(probe.check_transactions({"bootstrap_servers": kafka.bootstrap}, "has-transactions", deadline_s=30))
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("cleanup.policy", "delete", r"cleanup\.policy is delete, allowed is compact"),
+        ("max.message.bytes", "100000", r"max\.message\.bytes is 100000, and a commit writes .* 900000"),
+    ],
+)
+def test_a_changelog_that_would_lose_rows_is_refused(kafka, name, value, said):
+    changelog = f"refused-{name}-changelog"
+    kafka.create_topics({changelog: 1})
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 2})
+
+    def set_to(**entries):
+        changes = [
+            ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in entries.items()
+        ]
+        resource = ConfigResource(ConfigResource.Type.TOPIC, changelog, incremental_configs=changes)
+        for future in admin.incremental_alter_configs([resource]).values():
+            future.result(10)
+
+    connection = {"bootstrap_servers": kafka.bootstrap}
+    settings = CommitSettings(group="app", transactional=True, interval_s=0.025, connection=connection)
+    set_to(**{"cleanup.policy": "compact"})
+    asyncio.run(probe.check_topics(connection, settings, changelog))
+    set_to(**{name: value})
+    with pytest.raises(RefusedError, match=said):
+        asyncio.run(probe.check_topics(connection, settings, changelog))

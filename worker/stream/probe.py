@@ -1,0 +1,139 @@
+"""What the broker must be able to do, asked for before the first record is taken.
+
+Some brokers answer OK to every transactional call and do none of it (librdkafka's mock cluster is one). Under such a
+broker a crash would lose rows or double them, and nothing would say so; hence a transaction is tried out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError
+
+from worker.stream.internals import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from worker.stream.committer import CommitSettings
+
+log = structlog.get_logger("recall.stream")
+
+_READ_TIMEOUT_MS: Final = 500
+
+
+def topic_of(app_id: str) -> str:
+    """Return the name of the topic that transactions are tried out on; it has one partition."""
+    return f"{app_id}-probe"
+
+
+async def check_transactions(connection: Mapping[str, Any], app_id: str, deadline_s: float) -> None:
+    """Abort a transaction and commit another, and see that only the second one took place.
+
+    Raises:
+        RefusedError: saying what the broker did, or did not.
+
+    """
+    try:
+        await asyncio.wait_for(_try_out(connection, app_id), deadline_s)
+    except TimeoutError:
+        raise RefusedError(
+            f"transactions: the broker did not carry one out within {deadline_s:.0f} s. Look at its transaction "
+            f"coordinator (transaction.state.log.*), or choose the plain mode, for one process"
+        ) from None
+    except KafkaError as error:
+        raise RefusedError(
+            f"transactions: the broker refused one on topic {topic_of(app_id)}: {error!r}. Make the topic, allow "
+            f"transactional ids and groups that begin with {app_id}, or choose the plain mode, for one process"
+        ) from error
+
+
+async def _try_out(connection: Mapping[str, Any], app_id: str) -> None:
+    name = f"{app_id}-probe-{uuid4().hex}".encode()
+    place = TopicPartition(topic_of(app_id), 0)
+    producer = AIOKafkaProducer(**connection, transactional_id=name.decode(), acks="all")
+    consumer = AIOKafkaConsumer(
+        **connection, group_id=name.decode(), isolation_level="read_committed", enable_auto_commit=False
+    )
+    await producer.start()
+    try:
+        await consumer.start()
+        try:
+            await producer.begin_transaction()
+            aborted = await producer.send_and_wait(place.topic, b"aborted", key=name, partition=0)
+            await producer.send_offsets_to_transaction({place: 1}, name.decode())
+            await producer.abort_transaction()
+            if await consumer.committed(place) is not None:
+                raise RefusedError(_not_kept("an offset of an aborted transaction was kept"))
+            await producer.begin_transaction()
+            committed = await producer.send_and_wait(place.topic, b"committed", key=name, partition=0)
+            await producer.send_offsets_to_transaction({place: 2}, name.decode())
+            await producer.commit_transaction()
+            consumer.assign([place])
+            consumer.seek(place, aborted.offset)
+            seen = []
+            while await consumer.position(place) <= committed.offset:
+                fetched = await consumer.getmany(timeout_ms=_READ_TIMEOUT_MS)
+                seen += [record.value for records in fetched.values() for record in records if record.key == name]
+            if seen != [b"committed"]:
+                raise RefusedError(_not_kept(f"a reader of what is committed was shown {seen}"))
+            if (offset := await consumer.committed(place)) != 2:  # noqa: PLR2004 - what was sent above
+                raise RefusedError(_not_kept(f"the offset 2 of a committed transaction reads as {offset}"))
+        finally:
+            await consumer.stop()
+    finally:
+        await producer.stop()
+
+
+def _not_kept(what: str) -> str:
+    return (
+        f"transactions: the broker accepts them and does not carry them out ({what}). Use a broker that has them, "
+        f"or choose the plain mode, for one process"
+    )
+
+
+async def check_topics(connection: Mapping[str, Any], settings: CommitSettings, changelog: str) -> None:
+    """Hold the topics' settings against what commits need; where they may not be asked for, say so and go on.
+
+    Raises:
+        RefusedError: naming the topic, the setting, its value and what is allowed.
+
+    """
+    admin = AIOKafkaAdminClient(**connection)
+    await admin.start()
+    try:
+        found = await _configs(admin, changelog)
+    finally:
+        await admin.close()
+    if found is None:
+        return
+    if found["cleanup.policy"] != "compact":
+        raise RefusedError(
+            f"topic {changelog}: cleanup.policy is {found['cleanup.policy']}, allowed is compact: rows would be "
+            f"deleted for being old. Correct it, and start anew under another app_id if it was so for long"
+        )
+    if (allowed := int(found["max.message.bytes"])) < settings.batch_bytes_max:
+        raise RefusedError(
+            f"topic {changelog}: max.message.bytes is {allowed}, and a commit writes batches of up to "
+            f"{settings.batch_bytes_max} bytes. Raise it to that, or more"
+        )
+
+
+async def _configs(admin: AIOKafkaAdminClient, topic: str) -> dict[str, str] | None:
+    """Return the settings of a topic; None where the broker does not tell."""
+    try:
+        [response] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    except KafkaError as error:
+        log.warning("topic's settings not checked", topic=topic, reason=repr(error))
+        return None
+    [(code, reason, _, _, entries)] = response.resources
+    if code:
+        log.warning("topic's settings not checked", topic=topic, reason=f"error {code}: {reason}")
+        return None
+    return {entry[0]: entry[1] for entry in entries}
