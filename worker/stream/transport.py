@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import faust
 import structlog
+from aiokafka.consumer.fetcher import FetchResult
 from faust.events import Event
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -356,6 +357,17 @@ class ReadCommittedThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         transactional = self.app.commit_settings.transactional
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS if transactional else PLAIN_FETCH_WAIT_MS  # noqa: SLF001
         return consumer
+
+    async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
+        """Take the records as the parser made them: to wrap each in a `ConsumerRecord` costs as much as to parse it."""
+        for result in consumer._fetcher._records.values():  # noqa: SLF001 - aiokafka has no hook for it
+            if type(result) is FetchResult and result.has_more():
+                result._partition_records._consumer_record = _as_it_is  # noqa: SLF001
+        return await super()._fetch_records(consumer, *args, **kwargs)
+
+
+def _as_it_is(_tp: Any, record: Any) -> Any:
+    return record
 
 
 class IdempotentProducer(driver.Producer):  # type: ignore[misc]
