@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from schemas.snapshots import Snapshot
 from schemas.topics import MODEL
 from worker.recall.risk.model import Scorer, SnapshotError
-from worker.stream.committer import die
+from worker.stream.exits import die
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,42 +1,27 @@
 """Rows, outputs and source offsets of a lane go out together.
 
-Transactional: one transactional producer for each lane, whose epoch fences a stalled predecessor; one short transaction
-for each commit. (The producer's epoch is the only fence: aiokafka commits offsets without member or generation.)
-
-Plain, for brokers without transactions: outputs first, awaited; then rows and partition record, which holds the
-offsets, in one record batch, which is atomic. After a crash outputs may come again with the same id. No fence: one
-process.
-
-Any failure ends the process without a commit: what was staged in memory can no longer be trusted.
+The committer gathers the units of a lane and decides when a commit is due; how it is made durable is a strategy's
+(`strategies`). Any failure ends the process without a commit: what was staged in memory can no longer be trusted.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import structlog
-from aiokafka import AIOKafkaProducer, TopicPartition
-
-from worker.stream.record import PARTITION_KEY
+from worker.stream.exits import EXIT_COMMIT_FAILED, EXIT_LEFTOVER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from worker.stream.exits import Die
     from worker.stream.partition import Unit
     from worker.stream.processor import Output
 
-log = structlog.get_logger("recall.commit")
-
-EXIT_COMMIT_FAILED = 70
-EXIT_LEFTOVER = 71
-EXIT_REFUSED = 78
-PENDING_BYTES_MAX = 8_000_000
+GATHERED_BYTES_MAX = 8_000_000
 """What may wait for a commit before the lane stops working ahead."""
 RECORD_OVERHEAD_BYTES = 64
+"""At most, of a record and its share in the header of its batch."""
 
 
 class CommitSettings(NamedTuple):
@@ -52,209 +37,215 @@ class CommitSettings(NamedTuple):
     """Of a record batch; below the broker's `message.max.bytes`."""
     transaction_timeout_s: float = 20.0
     deadline_s: float = 30.0
-    """For a commit as a whole; aiokafka waits for ever in places."""
+    """For a commit, a fence or a good-bye as a whole; aiokafka waits for ever in places."""
+    stop_s: float = 20.0
+    """For the last commits of all lanes, when they are taken away or the worker stops."""
     retry_backoff_ms: int = 10
 
 
 class Commit(NamedTuple):
-    """What a commit has made durable: the next source offsets, and the last offset in the changelog."""
+    """What a commit has made durable, and what it took."""
 
     partition: int
     offsets: dict[str, int]
+    """The next source offsets, by topic."""
     changelog_offset: int | None
+    """The last offset in the changelog; None where the lane has none."""
+    rows: dict[bytes, bytes | None]
+    """None for those that were dropped."""
+    records: int
+    """Source records whose effects it holds."""
+    outputs: int
+    bytes: int
+    """About what it wrote, rows and outputs together."""
+    duration_s: float
 
 
-def die(code: int, event: str, **fields: object) -> None:
-    """End the process at once: no further commit, and no clean-up that might make one."""
-    log.critical(event, **fields)
-    os._exit(code)
-
-
-class _Pending:
-    """Units that wait for the next commit, as one."""
+class Gathered:
+    """Units that are to be committed as one."""
 
     def __init__(self) -> None:
         self.rows: dict[bytes, bytes | None] = {}
         self.outputs: list[Output] = []
-        self.last: Unit | None = None
-        self.size = 0
+        self.offsets: dict[str, int] = {}
+        self.record = b""
+        self.records = 0
+        self.units = 0
+        self.idle = True
+        """Whether nothing moved but the partition record."""
+        self.row_bytes = 0
+        self.output_bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.row_bytes + self.output_bytes
 
     def add(self, unit: Unit) -> None:
         self.rows.update(unit.rows)
         self.outputs += unit.outputs
-        self.last = unit
-        self.size += size_of(unit)
+        self.offsets, self.record = unit.offsets, unit.record
+        self.records += unit.records
+        self.units += 1
+        self.idle = self.idle and unit.idle
+        self.row_bytes += row_bytes(unit)
+        self.output_bytes += output_bytes(unit)
 
 
-def size_of(unit: Unit) -> int:
-    """Return about how many bytes the unit's rows take in the changelog."""
-    return sum(len(key) + len(row or b"") + RECORD_OVERHEAD_BYTES for key, row in unit.rows.items()) + len(unit.record)
+def row_bytes(unit: Unit) -> int:
+    """Return how many bytes the unit takes in the changelog, at most."""
+    rows = sum(len(key) + len(row or b"") + RECORD_OVERHEAD_BYTES for key, row in unit.rows.items())
+    return rows + len(unit.record) + 2 * RECORD_OVERHEAD_BYTES
+
+
+def output_bytes(unit: Unit) -> int:
+    """Return about how many bytes the unit's outputs take."""
+    return sum(len(output.key or b"") + len(output.value) + RECORD_OVERHEAD_BYTES for output in unit.outputs)
+
+
+class Strategy(Protocol):
+    """How units become durable, all or nothing of their rows and offsets."""
+
+    row_bytes_max: int
+    """Of the rows of one commit."""
+
+    async def start(self) -> None:
+        """Connect; where there is a fence, shut out whoever had the lane before."""
+
+    async def stop(self) -> None:
+        """Let go of the broker."""
+
+    async def commit(self, gathered: Gathered) -> int | None:
+        """Return the last offset in the changelog, once all is durable; raise where that is not certain."""
 
 
 class Committer:
-    """Commits the units of one lane, in their order."""
+    """Commits the units of one lane, in their order.
+
+    The first unit after a quiet interval goes out at once; those that follow gather for the rest of theirs.
+    """
 
     def __init__(
         self,
         name: str,
         number: int,
         settings: CommitSettings,
-        changelog: str | None,
+        strategy: Strategy,
         committed: Callable[[Commit], Awaitable[None]],
+        *,
+        die: Die,
     ) -> None:
         """Make a committer for a lane; `committed` is called after each commit."""
         self.name = name
         self.number = number
+        self._place = {"lane": name, "partition": number}
         self._settings = settings
-        self._changelog = changelog
+        self._strategy = strategy
         self._committed = committed
-        self._bytes_max = PENDING_BYTES_MAX if settings.transactional else settings.batch_bytes_max
-        self._pending = _Pending()
+        self._die = die
+        self._gathered = Gathered()
         self._busy = False
         self._due = asyncio.Event()
-        self._hurry = asyncio.Event()
-        self._done = asyncio.Condition()
-        self._last_commit = time.monotonic()
+        self._done = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        self._producer = self._make_producer()
-
-    def _make_producer(self) -> AIOKafkaProducer:
-        settings = self._settings
-        options: dict[str, Any] = {
-            **settings.connection,
-            "acks": "all",
-            "enable_idempotence": True,
-            "max_batch_size": settings.batch_bytes_max,
-            "max_request_size": settings.batch_bytes_max + 100_000,
-            "request_timeout_ms": int(settings.transaction_timeout_s * 1000),
-            "retry_backoff_ms": settings.retry_backoff_ms,
-        }
-        if settings.transactional:
-            options["transactional_id"] = f"{settings.group}-{self.name}-{self.number}"
-            options["transaction_timeout_ms"] = int(settings.transaction_timeout_s * 1000)
-        return AIOKafkaProducer(**options)
+        self._time = asyncio.get_running_loop().time
+        self._last_commit = self._time()
 
     async def start(self) -> None:
         """Fence whoever had the lane before; only then may its changelog's end and its offsets be read."""
-        await asyncio.wait_for(self._producer.start(), self._settings.deadline_s)
+        try:
+            async with asyncio.timeout(self._settings.deadline_s):
+                await self._strategy.start()
+        except Exception as error:  # noqa: BLE001 - refused, timed out: a new process tries again
+            self._die(EXIT_COMMIT_FAILED, "no producer", **self._place, error=repr(error), exc_info=True)
         self._task = asyncio.create_task(self._run(), name=f"committer {self.name} {self.number}")
 
     async def stop(self) -> None:
         """Let go of the lane; units that were not committed cannot be left behind."""
-        if self._busy or self._pending.last is not None:
-            die(EXIT_LEFTOVER, "units left uncommitted", lane=self.name, partition=self.number)
+        if self._busy or self._gathered.units:
+            self._die(EXIT_LEFTOVER, "units left uncommitted", **self._place)
+        self._disarm()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._producer.stop()
+        try:
+            async with asyncio.timeout(self._settings.deadline_s):
+                await self._strategy.stop()
+        except Exception as error:  # noqa: BLE001 - nothing is lost, but who knows what still runs
+            self._die(EXIT_COMMIT_FAILED, "no end of the producer", **self._place, error=repr(error), exc_info=True)
 
     async def add(self, unit: Unit) -> None:
         """Take a unit; waits while it does not fit beside those that wait for their commit."""
-        size = size_of(unit)
-        if size > self._bytes_max and not self._settings.transactional:
-            place = {"lane": self.name, "partition": self.number}
-            die(EXIT_COMMIT_FAILED, "unit too large for a record batch", **place, size=size, allowed=self._bytes_max)
-        async with self._done:
-            while self._pending.last is not None and self._pending.size + size > self._bytes_max:
-                self._due.set()
-                await self._done.wait()
-        self._pending.add(unit)
-        if not unit.idle or time.monotonic() - self._last_commit >= self._settings.idle_s:
+        size, allowed = row_bytes(unit), self._strategy.row_bytes_max
+        if size > allowed:
+            self._die(EXIT_COMMIT_FAILED, "unit too large for a commit", **self._place, size=size, allowed=allowed)
+        total = size + output_bytes(unit)
+        while (gathered := self._gathered).units and (
+            gathered.row_bytes + size > allowed or gathered.bytes + total > GATHERED_BYTES_MAX
+        ):
             self._due.set()
+            await self._next_commit()
+        gathered.add(unit)
+        if not self._busy:
+            self._arm()
 
     async def drain(self) -> None:
         """Commit all that was added, without waiting for the interval."""
-        self._hurry.set()
-        async with self._done:
-            while self._busy or self._pending.last is not None:
-                if self._pending.last is not None:
-                    self._due.set()
-                await self._done.wait()
-        self._hurry.clear()
+        while self._busy or self._gathered.units:
+            if self._gathered.units:
+                self._due.set()
+            await self._next_commit()
+
+    async def _next_commit(self) -> None:
+        self._done.clear()
+        await self._done.wait()
+
+    def _arm(self) -> None:
+        """See to it that what has gathered is committed in its time."""
+        settings = self._settings
+        wait = max(settings.idle_s, settings.interval_s) if self._gathered.idle else settings.interval_s
+        at = self._last_commit + wait
+        if at <= self._time():
+            self._due.set()
+        elif self._timer is None or at < self._timer.when():
+            self._disarm()
+            self._timer = asyncio.get_running_loop().call_at(at, self._due.set)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def _run(self) -> None:
         try:
             while True:
                 await self._due.wait()
-                await self._wait_for_interval()
+                self._disarm()
                 self._due.clear()
-                pending, self._pending = self._pending, _Pending()
-                if pending.last is None:
-                    continue
-                self._busy = True
-                await asyncio.wait_for(self._commit(pending, pending.last), self._settings.deadline_s)
-                self._busy = False
-                self._last_commit = time.monotonic()
-                async with self._done:
-                    self._done.notify_all()
+                if self._gathered.units:
+                    await self._commit()
         except Exception as error:  # noqa: BLE001 - fenced, timed out, refused: a new process takes over
-            place = {"lane": self.name, "partition": self.number}
-            die(EXIT_COMMIT_FAILED, "commit failed", **place, error=repr(error), exc_info=True)
+            self._die(EXIT_COMMIT_FAILED, "commit failed", **self._place, error=repr(error), exc_info=True)
 
-    async def _wait_for_interval(self) -> None:
-        """Let units gather until the last commit is an interval ago."""
-        wait = self._last_commit + self._settings.interval_s - time.monotonic()
-        if wait > 0:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), wait)
-
-    async def _commit(self, pending: _Pending, last: Unit) -> None:
-        if self._settings.transactional:
-            changelog_offset = await self._commit_transaction(pending, last)
-        else:
-            changelog_offset = await self._commit_plainly(pending, last)
-        await self._committed(Commit(self.number, last.offsets, changelog_offset))
-
-    async def _commit_transaction(self, pending: _Pending, last: Unit) -> int | None:
-        producer = self._producer
-        await producer.begin_transaction()
-        batches = []
-        if self._changelog is not None:
-            batches = [
-                (await producer.send_batch(batch, self._changelog, partition=self.number), batch)
-                for batch in self._batches(pending.rows, last.record)
-            ]
-        outputs = [await self._send(output) for output in pending.outputs]
-        offsets = {TopicPartition(topic, self.number): offset for topic, offset in last.offsets.items()}
-        if offsets:  # before the first record there are none, and aiokafka takes that for a mistake
-            await producer.send_offsets_to_transaction(offsets, self._settings.group)
-        # commit_transaction() commits even where a batch was refused: look at every answer first.
-        changelog_offset = None
-        for future, batch in batches:
-            changelog_offset = (await future).offset + batch.record_count() - 1
-        for future in outputs:
-            await future
-        await producer.commit_transaction()
-        return changelog_offset
-
-    async def _commit_plainly(self, pending: _Pending, last: Unit) -> int | None:
-        for future in [await self._send(output) for output in pending.outputs]:
-            await future
-        if self._changelog is None:
-            return None
-        [batch] = self._batches(pending.rows, last.record)
-        metadata = await (await self._producer.send_batch(batch, self._changelog, partition=self.number))
-        offset: int = metadata.offset + batch.record_count() - 1
-        return offset
-
-    async def _send(self, output: Output) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = await self._producer.send(
-            output.topic,
-            output.value,
-            key=output.key,
-            partition=output.partition,
-            headers=list(output.headers) or None,
-        )
-        return future
-
-    def _batches(self, rows: dict[bytes, bytes | None], record: bytes) -> list[Any]:
-        """Return the changelog's record batches; the partition record is the last one in the last."""
-        batch = self._producer.create_batch()
-        batches = [batch]
-        for key, row in [*rows.items(), (PARTITION_KEY, record)]:
-            if batch.append(key=key, value=row, timestamp=None) is None:
-                batch = self._producer.create_batch()
-                batches.append(batch)
-                if batch.append(key=key, value=row, timestamp=None) is None:
-                    raise ValueError(f"a row of {len(row or b'')} bytes does not fit a record batch")
-        return batches
+    async def _commit(self) -> None:
+        gathered, self._gathered = self._gathered, Gathered()
+        self._busy = True
+        began = self._time()
+        async with asyncio.timeout(self._settings.deadline_s):
+            changelog_offset = await self._strategy.commit(gathered)
+            commit = Commit(
+                partition=self.number,
+                offsets=gathered.offsets,
+                changelog_offset=changelog_offset,
+                rows=gathered.rows,
+                records=gathered.records,
+                outputs=len(gathered.outputs),
+                bytes=gathered.bytes,
+                duration_s=self._time() - began,
+            )
+            await self._committed(commit)
+        self._busy = False
+        self._last_commit = self._time()
+        if self._gathered.units:
+            self._arm()
+        self._done.set()

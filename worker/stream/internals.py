@@ -54,9 +54,11 @@ SOURCES: Final = {
     "aiokafka.consumer.fetcher:Fetcher.fetched_records": "be4348896b9b66af",
     "aiokafka.consumer.fetcher:PartitionRecords": "94aa0da0dbec8d1b",
     "aiokafka.consumer.subscription_state:TopicPartitionState": "2b83334afadf6d98",
+    "aiokafka.producer.producer:AIOKafkaProducer.__init__": "fd6f2966fb3dc883",
     "aiokafka.producer.producer:AIOKafkaProducer.commit_transaction": "c7f9677c89413f97",
     "aiokafka.producer.producer:AIOKafkaProducer.send_batch": "bf42b0f0c5c0646d",
     "aiokafka.producer.producer:AIOKafkaProducer.send_offsets_to_transaction": "4b58002b44962a5c",
+    "aiokafka.producer.sender:AddPartitionsToTxnHandler": "112129b2ac04fe8e",
     "aiokafka.producer.sender:Sender": "46ef144176b79ef8",
     "aiokafka.producer.transaction_manager:TransactionManager": "d0932794d69a6780",
 }

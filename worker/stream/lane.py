@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+import structlog
 
+from worker.stream.exits import EXIT_LEFTOVER, EXIT_STOP_TIMEOUT, EXIT_WORK_FAILED
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+
+    from worker.stream.committer import Committer
+    from worker.stream.exits import Die
     from worker.stream.partition import SourceRecord, Unit
     from worker.stream.processor import Output
+
+log = structlog.get_logger("recall.stream")
+
+HELD_POLL_S = 0.2
+"""How often a lane that waits for something to be loaded looks again."""
 
 
 class Work(Protocol):
@@ -41,3 +54,168 @@ class Group(NamedTuple):
     greet: Callable[[int, Work], Iterable[Output]]
     has_rows: bool
     first: str | None = None
+
+
+class Lane:
+    """A lane in this process: its work, its committer, and the task that drives them.
+
+    Each lane has a task of its own, so that one with much to do holds up neither the others nor the fetches; it yields
+    after each unit, and waits while its commits lag behind.
+    """
+
+    def __init__(self, group: Group, number: int, committer: Committer, *, die: Die) -> None:
+        self.group = group
+        self.number = number
+        self.committer = committer
+        self.work: Work | None = None
+        self.ends: dict[str, int] = {}
+        """By topic, the end at the start, where that was not fetched yet."""
+        self._die = die
+        self._inbox: deque[tuple[str, Sequence[SourceRecord]]] = deque()
+        self._waiting: Counter[str] = Counter()
+        """Records in the inbox, by topic."""
+        self._reached: list[str] = []
+        self._first_unread = False
+        self._in_hand = False
+        self._closing = False
+        self._held: str | None = None
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, work: Work, ends: Mapping[str, int]) -> None:
+        """Begin; `ends` names the topics that hold more than was read, and where they end now."""
+        self.work = work
+        self.ends = dict(ends)
+        for topic in self.group.topics:
+            work.expect(topic, more=topic in ends)
+        self._first_unread = self.group.first in ends
+        self._task = asyncio.create_task(self._run(), name=f"lane {self.group.name} {self.number}")
+
+    def put(self, topic: str, records: Sequence[SourceRecord]) -> None:
+        """Hand over fetched records, each once and in order."""
+        self._inbox.append((topic, records))
+        self._waiting[topic] += len(records)
+        self._wake.set()
+
+    def reached(self, topic: str) -> None:
+        """Say that all that the topic held at the start has been handed over."""
+        self._reached.append(topic)
+        self._wake.set()
+
+    def hungry(self, topic: str, records_max: int) -> bool:
+        """Tell whether more of the topic may be fetched: little of it waits, or nothing goes on without it."""
+        if self.work is None:
+            return False
+        if self._first_unread and topic == self.group.first:
+            return True
+        return self._waiting[topic] + self.work.buffered(topic) < records_max
+
+    async def close(self) -> None:
+        """Finish the unit in hand and commit; what is buffered is read again by whoever has the lane next."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await asyncio.wait([self._task])  # which does not cancel it, should this be cancelled
+        await self.committer.drain()
+
+    async def stop(self) -> None:
+        """Let go of the lane; what was not committed ends the process."""
+        if self._in_hand:
+            self._die(EXIT_LEFTOVER, "unit left uncommitted", lane=self.group.name, partition=self.number)
+        if self._task is not None:
+            self._task.cancel()
+        await self.committer.stop()
+
+    async def _run(self) -> None:
+        try:
+            while not self._closing:
+                await self._wake.wait()
+                self._wake.clear()
+                await self._work_off()
+        except Exception as error:  # noqa: BLE001 - a crash that goes through Faust would commit first
+            self._die(EXIT_WORK_FAILED, "work failed", lane=self.group.name, error=repr(error), exc_info=True)
+
+    async def _work_off(self) -> None:
+        """Do what can be done with what was handed over."""
+        work = self.work
+        assert work is not None  # set before the task begins
+        while not self._closing:
+            self._feed(work)
+            if self._first_unread or (unit := work.advance()) is None:
+                break
+            self._in_hand = True
+            await self.committer.add(unit)
+            self._in_hand = False
+            await asyncio.sleep(0)
+        if work.held != self._held:
+            self._held = work.held
+            event = "partition waits" if self._held else "partition goes on"
+            log.warning(event, partition=self.number, waits_for=self._held)
+        if self._held:
+            asyncio.get_running_loop().call_later(HELD_POLL_S, self._wake.set)
+
+    def _feed(self, work: Work) -> None:
+        while self._inbox:
+            topic, records = self._inbox.popleft()
+            self._waiting[topic] -= len(records)
+            work.feed(topic, records)
+        while self._reached:
+            topic = self._reached.pop()
+            work.expect(topic, more=False)
+            if topic == self.group.first:
+                self._first_unread = False
+
+
+class Lanes:
+    """The lanes that are assigned to this process; `make` makes one, with its committer."""
+
+    def __init__(self, groups: Iterable[Group], make: Callable[[Group, int], Lane], stop_s: float, *, die: Die) -> None:
+        self._group_of = {topic: group for group in groups for topic in group.topics}
+        self._make = make
+        self._stop_s = stop_s
+        self._die = die
+        self._lanes: dict[tuple[str, int], Lane] = {}
+        self._changing = asyncio.Lock()
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
+    def of(self, topic: str, number: int) -> Lane | None:
+        """Return the lane of a source partition, where it is assigned."""
+        group = self._group_of.get(topic)
+        return None if group is None else self._lanes.get((group.name, number))
+
+    async def acquire(self, assignment: Iterable[tuple[str, int]]) -> None:
+        """Take the lanes of an assignment, as (topic, partition): from here on nobody else can commit for them.
+
+        May be cancelled by the next assignment, and then leaves nothing behind.
+        """
+        wanted = {(group.name, number): group for topic, number in assignment if (group := self._group_of.get(topic))}
+        async with self._changing:
+            await self._release()
+            self._lanes = {place: self._make(group, place[1]) for place, group in sorted(wanted.items())}
+            try:
+                async with asyncio.TaskGroup() as starts:
+                    for lane in self._lanes.values():
+                        starts.create_task(lane.committer.start())
+            except BaseException:
+                await self._release()
+                raise
+        log.info("lanes acquired", lanes=[f"{name} {number}" for name, number in self._lanes])
+
+    async def release(self) -> None:
+        async with self._changing:
+            await self._release()
+
+    async def _release(self) -> None:
+        lanes, self._lanes = self._lanes, {}
+        await asyncio.gather(*(lane.stop() for lane in lanes.values()))
+
+    async def close(self) -> None:
+        """Commit all that the lanes have in hand, and let them do no more."""
+        try:
+            async with asyncio.timeout(self._stop_s):
+                await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
+        except TimeoutError:
+            event = "stopped without the last commits: they took too long, and will be done again"
+            self._die(EXIT_STOP_TIMEOUT, event, allowed_s=self._stop_s)

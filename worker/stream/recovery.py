@@ -12,7 +12,7 @@ from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from mode import Service
 
-from worker.stream.committer import EXIT_REFUSED, die
+from worker.stream.exits import EXIT_REFUSED, die
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,27 +22,29 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from worker.stream import internals, probe
-from worker.stream.committer import EXIT_REFUSED, Commit, CommitSettings, Committer, die
+from worker.stream.committer import Commit, CommitSettings, Committer
+from worker.stream.exits import EXIT_REFUSED, die
 from worker.stream.internals import RefusedError
+from worker.stream.lane import Lane, Lanes
 from worker.stream.recovery import BatchTableManager
 from worker.stream.store import MemoryStore
+from worker.stream.strategies import choose
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from worker.stream.lane import Group, Work
     from worker.stream.processor import Output
 
 log = structlog.get_logger("recall.stream")
 
-EXIT_WORK_FAILED = 72
 ITEMS_MAX = 8
-"""Fetched items that wait for the agents, before the fetch loop pauses."""
+"""Fetched items on their way through the agents' channels, before the fetch loop pauses."""
 FETCH_WAIT_MS = 500
 PLAIN_FETCH_WAIT_MS = 20
 """The embedded broker does not wake a fetch that waits when records come in."""
 READ_AHEAD_RECORDS = 20_000
-"""Records of one topic and partition that may be buffered, before that one is paused."""
+"""Records of one topic and partition that may wait in a lane, before that one is paused."""
 
 
 class Item(NamedTuple):
@@ -63,92 +65,6 @@ class BatchMessage(ConsumerMessage):  # type: ignore[misc]
         return True
 
 
-class Lane:
-    """A lane in this process: its work and its committer."""
-
-    def __init__(self, group: Group, number: int, committer: Committer) -> None:
-        self.group = group
-        self.number = number
-        self.committer = committer
-        self.work: Work | None = None
-        self.ends: dict[str, int] = {}
-        """Where topics ended at the start that were not read that far yet."""
-        self.queued = 0
-        self.unread: set[str] = set()
-        """Topics that the work still waits for, since they have more from before the start."""
-        self.closing = False
-        self.held: str | None = None
-        self.lock = asyncio.Lock()
-
-    @property
-    def tps(self) -> set[TP]:
-        return {TP(topic, self.number) for topic in self.group.topics}
-
-    async def take(self, item: Item) -> None:
-        """Work off what was fetched, and what it sets free."""
-        work = self.work
-        assert work is not None  # items come after the seek
-        for tp, records in item.records:
-            work.feed(tp.topic, records)
-        for topic in item.reached:
-            work.expect(topic, more=False)
-            self.unread.discard(topic)
-        if self.group.first in self.unread:
-            return
-        async with self.lock:
-            while not self.closing and (unit := work.advance()) is not None:
-                await self.committer.add(unit)
-                await asyncio.sleep(0)
-        if work.held != self.held:
-            self.held = work.held
-            event = "partition waits" if self.held else "partition goes on"
-            log.warning(event, partition=self.number, waits_for=self.held)
-
-    async def close(self) -> None:
-        """Finish the unit in hand and commit; what is buffered is read again by whoever has the lane next."""
-        self.closing = True
-        async with self.lock:
-            await self.committer.drain()
-
-
-class Lanes:
-    """The lanes that are assigned to this process."""
-
-    def __init__(self, app: StreamApp) -> None:
-        self._app = app
-        self._lanes: dict[tuple[str, int], Lane] = {}
-        self._group_of = {topic: group for group in app.groups for topic in group.topics}
-
-    def __iter__(self) -> Any:
-        return iter(self._lanes.values())
-
-    def of(self, tp: TP) -> Lane | None:
-        """Return the lane of a source partition, where it is assigned."""
-        group = self._group_of.get(tp.topic)
-        return None if group is None else self._lanes.get((group.name, tp.partition))
-
-    async def acquire(self, assignment: Iterable[TP]) -> None:
-        """Take the lanes of an assignment: from here on nobody else can commit for them."""
-        app = self._app
-        await self.release()
-        wanted = {(self._group_of[tp.topic].name, tp.partition): tp for tp in assignment if tp.topic in self._group_of}
-        for (name, number), tp in sorted(wanted.items()):
-            group = self._group_of[tp.topic]
-            changelog = app.rows.changelog_topic_name if group.has_rows else None
-            committer = Committer(name, number, app.commit_settings, changelog, app.committed)
-            self._lanes[name, number] = Lane(group, number, committer)
-        await asyncio.gather(*(lane.committer.start() for lane in self._lanes.values()))
-        log.info("lanes acquired", lanes=[f"{name} {number}" for name, number in self._lanes])
-
-    async def release(self) -> None:
-        lanes, self._lanes = self._lanes, {}
-        await asyncio.gather(*(lane.committer.stop() for lane in lanes.values()))
-
-    async def close(self) -> None:
-        """Commit all that the lanes have in hand, and let them do no more."""
-        await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
-
-
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     """Fetches for the lanes; other topics are not consumed."""
 
@@ -166,6 +82,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._expected.clear()
+        self._unacked_messages.clear()  # items of the lanes before; Faust has emptied their channels
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
@@ -177,23 +94,19 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def _seek_lanes(self) -> None:
         app = self.app
-        tps = {tp for lane in app.lanes for tp in lane.tps}
-        for lane in app.lanes:
-            await app.open_lane(lane)
-        earliest = await self.earliest_offsets(*tps)
-        ends = await self.highwaters(*tps)
-        starts = {}
-        for lane in app.lanes:
-            for tp in lane.tps:
-                starts[tp] = first = start_of(lane, tp, earliest[tp] or 0, ends[tp] or 0)
-                more = first < (ends[tp] or 0)
-                lane.work.expect(tp.topic, more=more)
-                if more:
-                    lane.ends[tp.topic] = ends[tp]
-                    lane.unread.add(tp.topic)
+        works = {lane: await app.open_lane(lane) for lane in app.lanes}
+        tps = {lane: [TP(topic, lane.number) for topic in lane.group.topics] for lane in works}
+        every = [tp for of_lane in tps.values() for tp in of_lane]
+        earliest = await self.earliest_offsets(*every)
+        ends = await self.highwaters(*every)
+        starts = {
+            tp: start_of(work, tp, earliest[tp] or 0, ends[tp] or 0) for lane, work in works.items() for tp in tps[lane]
+        }
         await self.seek_wait(starts)
         self._expected = dict(starts)
         self._committed_offset.update(starts)
+        for lane, work in works.items():
+            lane.start(work, {tp.topic: ends[tp] for tp in tps[lane] if starts[tp] < (ends[tp] or 0)})
 
     async def wait_empty(self) -> None:
         """Let the lanes finish the unit in hand, and commit what they have; called when they are taken away."""
@@ -216,7 +129,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         try:
             while not (self._stopped.is_set() or fetcher._stopped.is_set()):  # noqa: SLF001 - as Faust's own loop
                 await asyncio.sleep(0)
-                if sum(lane.queued for lane in app.lanes) >= ITEMS_MAX:
+                if len(self._unacked_messages) >= ITEMS_MAX:
                     await self._wait_for_room()
                     continue
                 records = await self._fetch()
@@ -259,16 +172,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     def _wanted(self, tp: TP, *, rebalancing: bool) -> bool:
         if self._is_changelog_tp(tp):
             return True
-        lane = self.app.lanes.of(tp)
-        if rebalancing or lane is None or lane.work is None:
-            return False
-        if tp.topic == lane.group.first and tp.topic in lane.unread:
-            return True
-        buffered: int = lane.work.buffered(tp.topic)
-        return buffered < READ_AHEAD_RECORDS
+        lane = self.app.lanes.of(tp.topic, tp.partition)
+        return not rebalancing and lane is not None and lane.hungry(tp.topic, READ_AHEAD_RECORDS)
 
     def _hand_out(self, fetched: dict[TP, Sequence[Any]]) -> None:
-        """Put one item on the channel of each lane that got records, or has something to go on with."""
+        """Put one item on the channel of each lane that got records, or need not wait for more."""
         recovery = self.app.tables.recovery
         by_lane: dict[Lane, list[tuple[TP, Sequence[Any]]]] = {}
         for tp, records in fetched.items():
@@ -276,17 +184,14 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
                 recovery.apply(tp, records)
                 continue
             fresh = self._once(tp, records)
-            lane = self.app.lanes.of(tp)
+            lane = self.app.lanes.of(tp.topic, tp.partition)
             if fresh and lane is not None:
                 by_lane.setdefault(lane, []).append((tp, fresh))
         if self.app.rebalancing:
             return
         for lane in self.app.lanes:
-            if lane.work is None:
-                continue
             reached = self._reached(lane)
-            held = lane.work.held is not None and lane.queued == 0
-            if lane in by_lane or reached or held:
+            if lane in by_lane or reached:
                 self._put(Item(lane, by_lane.get(lane, []), reached))
 
     def _once(self, tp: TP, records: Sequence[Any]) -> Sequence[Any]:
@@ -300,12 +205,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     def _reached(self, lane: Lane) -> list[str]:
         reached = []
-        for topic, end in lane.ends.items():
+        for topic, end in list(lane.ends.items()):
             position = self.position_now(TP(topic, lane.number))
             if position is not None and position >= end:
+                del lane.ends[topic]
                 reached.append(topic)
-        for topic in reached:
-            del lane.ends[topic]
         return reached
 
     def _put(self, item: Item) -> None:
@@ -327,15 +231,13 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         )
         message.incref()
         self._unacked_messages.add(message)
-        lane.queued += 1
         for channel in self.app.topics._tp_index[tp]:  # noqa: SLF001 - where Faust's conductor keeps it
             channel.queue.put_nowait(Event(self.app, None, item, None, message))
 
 
-def start_of(lane: Lane, tp: TP, earliest: int, end: int) -> int:
+def start_of(work: Work, tp: TP, earliest: int, end: int) -> int:
     """Return where to read a topic from; a position that the topic no longer holds is refused."""
-    assert lane.work is not None  # opened before the seek
-    start = lane.work.start_offset(tp.topic)
+    start = work.start_offset(tp.topic)
     if start is None:
         return earliest
     if not earliest <= start <= end:
@@ -399,7 +301,7 @@ class RowTable(faust.Table):  # type: ignore[misc]
 
 
 class StreamApp(faust.App):  # type: ignore[misc]
-    """A Faust app whose agents work off lanes."""
+    """A Faust app whose agents hand what was fetched to the lanes."""
 
     def __init__(
         self,
@@ -435,9 +337,9 @@ class StreamApp(faust.App):  # type: ignore[misc]
             **options,
         )
         self.rows = self.Table("rows", key_type=bytes, value_type=bytes, partitions=partitions)
-        self.lanes = Lanes(self)
+        self.lanes = Lanes(self.groups, self._make_lane, commit_settings.stop_s, die=die)
         for group in self.groups:
-            self.agent(self.topic(*group.topics, key_type=bytes, value_type=bytes), name=group.name)(self._work)
+            self.agent(self.topic(*group.topics, key_type=bytes, value_type=bytes), name=group.name)(self._hand_over)
 
     async def on_first_start(self) -> None:
         """Refuse a broker that cannot do what the commits need."""
@@ -450,23 +352,27 @@ class StreamApp(faust.App):  # type: ignore[misc]
             except RefusedError as error:
                 die(EXIT_REFUSED, "refused to start", reason=str(error))
 
-    async def _work(self, stream: Any) -> None:
+    async def _hand_over(self, stream: Any) -> None:
         stream.enable_acks = False
         async for event in stream.events():
             item: Item = event.value
-            try:
-                if not item.lane.closing:
-                    await item.lane.take(item)
-            except Exception as error:  # noqa: BLE001 - a crash that goes through Faust would commit first
-                die(EXIT_WORK_FAILED, "work failed", lane=item.lane.group.name, error=repr(error), exc_info=True)
-            item.lane.queued -= 1
+            for tp, records in item.records:
+                item.lane.put(tp.topic, records)
+            for topic in item.reached:
+                item.lane.reached(topic)
             event.message.ack(self.consumer)
+
+    def _make_lane(self, group: Group, number: int) -> Lane:
+        settings = self.commit_settings
+        strategy = choose(settings, group.name, number, self.rows.changelog_topic_name if group.has_rows else None)
+        committer = Committer(group.name, number, settings, strategy, self.committed, die=die)
+        return Lane(group, number, committer, die=die)
 
     async def _stop_consumer(self) -> None:
         await super()._stop_consumer()
         await self.lanes.release()
 
-    async def open_lane(self, lane: Lane) -> None:
+    async def open_lane(self, lane: Lane) -> Work:
         """Make the lane's work from its recovered rows, and write what has to be read first."""
         group = lane.group
         rows = self.rows.data.rows(lane.number) if group.has_rows else {}
@@ -479,7 +385,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
             raise RefusedError(str(error)) from error
         for output in group.greet(lane.number, work):
             await self.write(output)
-        lane.work, lane.ends, lane.queued = work, {}, 0
+        return work
 
     def _partitions_of(self, group: Group) -> dict[str, int]:
         return dict.fromkeys(group.topics, self.partitions if group.has_rows else 1)
@@ -493,7 +399,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
                     f"partitions as the setting, all alike. Correct the setting, or make the topic anew"
                 )
         if not self.commit_settings.transactional and group.has_rows:
-            mine = {tp.partition for lane in self.lanes for tp in lane.tps if lane.group is group}
+            mine = [lane for lane in self.lanes if lane.group is group]
             if len(mine) < self.partitions:
                 raise RefusedError(
                     f"{len(mine)} of {self.partitions} partitions were assigned: in plain mode there is no fence "
