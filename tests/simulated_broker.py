@@ -6,12 +6,12 @@ requests that outlive the process that sent them, answers that get lost, compact
 """
 
 import asyncio
+from bisect import bisect_left
 from contextvars import ContextVar
 from functools import partial
-from bisect import bisect_left
 from heapq import heappop
-from operator import attrgetter
 from itertools import islice
+from operator import attrgetter
 from types import SimpleNamespace
 
 from aiokafka.errors import MessageSizeTooLargeError, ProducerFenced
@@ -63,6 +63,27 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """Let a stalled process go on."""
         self._ready.extend(process.frozen)
         process.frozen = None
+
+
+def in_simulated_time(main):
+    """Run a coroutine to its end, with what it leaves running."""
+    loop = SimulatedLoop()
+    loop.set_exception_handler(_complain)
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        if tasks := asyncio.all_tasks(loop):
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.close()
+
+
+def _complain(loop, context):
+    """Say what went wrong unseen; a process that was ended on purpose is no complaint."""
+    error = context.get("exception")
+    if error is None or isinstance(error, Exception):
+        loop.default_exception_handler(context)
 
 
 class Record:
@@ -257,6 +278,9 @@ class Batch:
         self.records.append((key, value, ()))
         return self
 
+    def size(self):
+        return sum(len(key) + len(value or b"") for key, value, _ in self.records)
+
     def record_count(self):
         return len(self.records)
 
@@ -318,8 +342,9 @@ class Producer:
         offset = await self._ask("produce", self._broker.produce, self._id, self._number, topic, records, self._process)
         return SimpleNamespace(offset=offset)
 
-    async def send_offsets_to_transaction(self, offsets, group_id):
-        assert self._begun and offsets and group_id
+    async def send_offsets_to_transaction(self, offsets, _group_id):
+        assert self._begun
+        assert offsets
         named = {place.topic: offset for place, offset in offsets.items()}
         await self._ask("offsets", self._broker.add_offsets, self._id, self._number, named)
 

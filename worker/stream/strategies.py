@@ -46,17 +46,18 @@ class Transactional:
 
     row_bytes_max = GATHERED_BYTES_MAX
 
-    def __init__(self, producer: Producer, number: int, changelog: str | None, group: str) -> None:
+    def __init__(self, producer: Producer, number: int, changelog: str | None, settings: CommitSettings) -> None:
         """Take a producer with a transactional id that belongs to the lane alone."""
         self._producer = producer
         self._number = number
         self._changelog = changelog
-        self._group = group
+        self._group = settings.group
+        self._batch_bytes_max = settings.batch_bytes_max
         self.start, self.stop = producer.start, producer.stop
 
     async def commit(self, gathered: Gathered) -> int | None:
         producer, number = self._producer, self._number
-        batches = [] if self._changelog is None else batches_of(producer, gathered)
+        batches = [] if self._changelog is None else batches_of(producer, gathered, self._batch_bytes_max)
         await producer.begin_transaction()
         # Outputs first: what is sent in one go is added to the transaction in one request.
         outputs = [await send(producer, output) for output in gathered.outputs]
@@ -77,9 +78,9 @@ class Transactional:
 class Plain:
     """Outputs, then rows and offsets in one record batch."""
 
-    def __init__(self, producer: Producer, number: int, changelog: str | None, batch_bytes_max: int) -> None:
-        """Take an idempotent producer whose record batches hold `batch_bytes_max`."""
-        self.row_bytes_max = batch_bytes_max
+    def __init__(self, producer: Producer, number: int, changelog: str | None, settings: CommitSettings) -> None:
+        """Take an idempotent producer."""
+        self.row_bytes_max = settings.batch_bytes_max
         self._producer = producer
         self._number = number
         self._changelog = changelog
@@ -91,7 +92,7 @@ class Plain:
             await output
         if self._changelog is None:
             return None
-        [batch] = batches_of(producer, gathered)
+        [batch] = batches_of(producer, gathered, self.row_bytes_max)
         return last_offset(await (await producer.send_batch(batch, self._changelog, partition=self._number)), batch)
 
 
@@ -99,8 +100,8 @@ def choose(settings: CommitSettings, name: str, number: int, changelog: str | No
     """Return the strategy that the settings name, for a lane."""
     if settings.transactional:
         producer = LaneProducer(settings, f"{settings.group}-{name}-{number}")
-        return Transactional(producer, number, changelog, settings.group)
-    return Plain(LaneProducer(settings, None), number, changelog, settings.batch_bytes_max)
+        return Transactional(producer, number, changelog, settings)
+    return Plain(LaneProducer(settings, None), number, changelog, settings)
 
 
 async def send(producer: Producer, output: Output) -> Future[Any]:
@@ -109,8 +110,13 @@ async def send(producer: Producer, output: Output) -> Future[Any]:
     return await producer.send(output.topic, output.value, output.key, output.partition, headers=headers)
 
 
-def batches_of(producer: Producer, gathered: Gathered) -> list[Any]:
-    """Return the changelog's record batches; the partition record is the last one in the last."""
+def batches_of(producer: Producer, gathered: Gathered, batch_bytes_max: int) -> list[Any]:
+    """Return the changelog's record batches; the partition record is the last one in the last.
+
+    Raises:
+        ValueError: where a row alone is larger than a batch may be.
+
+    """
     batch = producer.create_batch()
     batches = [batch]
     for key, row in [*gathered.rows.items(), (PARTITION_KEY, gathered.record)]:
@@ -118,7 +124,10 @@ def batches_of(producer: Producer, gathered: Gathered) -> list[Any]:
             batch = producer.create_batch()
             batches.append(batch)
             if batch.append(key=key, value=row, timestamp=None) is None:
-                raise ValueError(f"a row of {len(row or b'')} bytes does not fit a record batch")
+                raise ValueError(f"a row of {len(row or b'')} bytes was refused by an empty record batch")
+    for batch in batches:  # aiokafka takes the first record whatever its size
+        if batch.size() > batch_bytes_max:
+            raise ValueError(f"a row makes a record batch of {batch.size()} bytes: allowed are {batch_bytes_max}")
     return batches
 
 

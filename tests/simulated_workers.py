@@ -15,7 +15,7 @@ import orjson
 from simulated_broker import PROCESS, Broker, Producer, SimulatedLoop
 from toy import LAYOUT, TOPICS, Op, Toy
 
-from worker.stream.committer import Committer, CommitSettings
+from worker.stream.committer import CommitSettings, Committer
 from worker.stream.exits import EXIT_COMMIT_FAILED, EXIT_STOP_TIMEOUT
 from worker.stream.lane import Group, Lane, Lanes
 from worker.stream.partition import Partition
@@ -216,6 +216,7 @@ class Process:
         await self.lanes.release()
         group.leave(self)
         self.dead = True
+        self.world.replace()
 
     async def _serve(self):
         """Recover and fetch, until the partition is taken away."""
@@ -252,11 +253,7 @@ class Process:
     async def read_changelog(self, log, limit=7, *, committed=True):
         await self._latency()
         records, self.position = log.read(self.position, limit, committed=committed)
-        for record in records:
-            if record.value is None:
-                self.rows.pop(record.key, None)
-            else:
-                self.rows[record.key] = record.value
+        apply(records, self.rows)
         return records
 
     async def _fetch(self, lane, positions):
@@ -354,9 +351,9 @@ class World:
     def strategy(self, process):
         """Return how a process commits."""
         if self.plan.plain:
-            return Plain(Producer(self.broker, process), 0, CHANGELOG, 100_000)
+            return Plain(Producer(self.broker, process), 0, CHANGELOG, SETTINGS)
         producer = Producer(self.broker, process, "toy-0", BATCH_ROWS_MAX)
-        return Transactional(producer, 0, CHANGELOG, SETTINGS.group)
+        return Transactional(producer, 0, CHANGELOG, SETTINGS)
 
     async def acquire(self, lanes):
         await lanes.acquire(PLACES)
@@ -416,9 +413,10 @@ class World:
         self.deaths.append((process.name, code, event))
         if code not in {EXIT_COMMIT_FAILED, EXIT_STOP_TIMEOUT}:
             self.failure = FoundError(f"{process.name} ended with {code}: {event} {fields}")
-        self._replace()
+        self.replace()
 
-    def _replace(self):
+    def replace(self):
+        """See to it that somebody is there before long."""
         self.loop.call_later(0.1 + self.random.random(), self._keep_alive, context=_outside())
 
     def _keep_alive(self):
@@ -433,7 +431,7 @@ class World:
                 case "crash" | "crash after":
                     wrong = "lose request" if kind == "crash" else wrong
                     process.kill()
-                    self._replace()
+                    self.replace()
                 case "stall" if not process.dead and process.frozen is None:
                     process.frozen = []
                     self.loop.call_later(seconds, self._go_on, process, context=_outside())
@@ -442,8 +440,6 @@ class World:
                 case "leave":
                     process.leaving = True
                     process.revoked.set()
-                    self._replace()
-                    self.loop.call_later(SESSION_S + SETTINGS.stop_s, self._keep_alive, context=_outside())
                 case "compact":
                     self.broker.log(CHANGELOG).compact()
                 case "lose request" | "lose answer" | "refuse":
@@ -484,19 +480,10 @@ class World:
     def _check(self):
         expected_rows, expected = self._replay()
         rows = {}
-        for record in self.broker.log(CHANGELOG).read(0, 1_000_000)[0]:
-            if record.value is None:
-                rows.pop(record.key, None)
-            else:
-                rows[record.key] = record.value
+        apply(self.broker.log(CHANGELOG).read(0, 1_000_000)[0], rows)
         if rows != expected_rows:
             raise FoundError(f"rows differ: {_difference(rows, expected_rows)}")
-        seen = defaultdict(list)
-        for topic, log in self.broker.logs.items():
-            if topic not in {*TOPICS, CHANGELOG}:
-                for record in log.read(0, 1_000_000)[0]:
-                    seen[topic, record.key].append(_comparable(topic, record.value))
-        found = {place: _ordered(place, values) for place, values in seen.items()}
+        found = self._outputs()
         if self.plan.plain:
             missing = {place: Counter(values) - Counter(found.get(place, ())) for place, values in expected.items()}
             if any(missing.values()):
@@ -506,6 +493,15 @@ class World:
             raise FoundError(f"outputs differ: {_difference(found, expected)}")
         if not self.plan.plain and self.broker.offsets != self.committed:
             raise FoundError(f"the group's offsets {self.broker.offsets} are not those of the rows {self.committed}")
+
+    def _outputs(self):
+        """Return the outputs as a consumer sees them that reads what is committed."""
+        seen = defaultdict(list)
+        for topic, log in self.broker.logs.items():
+            if topic not in {*TOPICS, CHANGELOG}:
+                for record in log.read(0, 1_000_000)[0]:
+                    seen[topic, record.key].append(_comparable(topic, record.value))
+        return {place: _ordered(place, values) for place, values in seen.items()}
 
     def _replay(self):
         """Return rows and outputs of a partition that takes the same records undisturbed."""
@@ -539,6 +535,15 @@ class World:
         if tasks:
             self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self.loop.close()
+
+
+def apply(records, rows):
+    """Take changelog records into rows."""
+    for record in records:
+        if record.value is None:
+            rows.pop(record.key, None)
+        else:
+            rows[record.key] = record.value
 
 
 def _work_off(partition):

@@ -1,0 +1,481 @@
+"""Lanes and committers in simulated time: who waits for whom, what goes out when, and how a process ends."""
+
+import asyncio
+from collections import deque
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import ConcurrentTransactions, CoordinatorNotAvailableError
+from aiokafka.producer.message_accumulator import BatchBuilder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulated_broker import in_simulated_time
+from structlog.testing import capture_logs
+
+from worker.stream.committer import CommitSettings, Committer, Gathered, row_bytes
+from worker.stream.exits import EXIT_COMMIT_FAILED, EXIT_LEFTOVER, EXIT_STOP_TIMEOUT, EXIT_WORK_FAILED
+from worker.stream.lane import Group, Lane, Lanes
+from worker.stream.partition import Unit
+from worker.stream.processor import Output
+from worker.stream.producer import MARKERS_BACKOFF_S, LaneProducer
+from worker.stream.strategies import batches_of
+
+SETTINGS = CommitSettings(
+    "app", transactional=True, interval_s=0.1, connection={}, idle_s=5.0, deadline_s=3.0, stop_s=2.0
+)
+GROUP = Group("partition", ("source", "control"), None, None, has_rows=True, first="control")
+
+
+class Ended(BaseException):
+    """The process is no more."""
+
+
+class Process:
+    """Remembers how it ended."""
+
+    def __init__(self):
+        self.code = None
+
+    def die(self, code, event, **_fields):
+        self.code = self.code or code
+        raise Ended(event)
+
+
+class Scripted:
+    """A strategy that does as it is told, and remembers."""
+
+    def __init__(self, *, takes_s=0.0, row_bytes_max=10_000, start_takes_s=0.0):
+        self.row_bytes_max = row_bytes_max
+        self.takes_s = takes_s
+        self.start_takes_s = start_takes_s
+        self.fails = None
+        self.running = 0
+        self.commits = []
+        """(when it was asked for, rows)."""
+
+    async def start(self):
+        self.running += 1
+        await asyncio.sleep(self.start_takes_s)
+        if self.fails is not None:
+            raise self.fails
+
+    async def stop(self):
+        self.running -= 1
+
+    async def commit(self, gathered):
+        self.commits.append((asyncio.get_running_loop().time(), dict(gathered.rows)))
+        await asyncio.sleep(self.takes_s)
+        if self.fails is not None:
+            raise self.fails
+        return len(self.commits)
+
+
+def unit(name=None, *, outputs=(), records=1, size=1):
+    rows = {} if name is None else {name: b"x" * size}
+    return Unit(rows, list(outputs), {"source": 7}, records, b"record")
+
+
+class Bench:
+    """A committer with what it needs; `durable` are the commits that it told of."""
+
+    def __init__(self, **strategy):
+        self.process = Process()
+        self.strategy = Scripted(**strategy)
+        self.durable = []
+        self.committer = Committer("partition", 3, SETTINGS, self.strategy, self._committed, die=self.process.die)
+
+    async def _committed(self, commit):
+        self.durable.append(commit)
+
+    def times(self):
+        return [round(at, 6) for at, _ in self.strategy.commits]
+
+
+async def started(**strategy):
+    bench = Bench(**strategy)
+    await bench.committer.start()
+    await asyncio.sleep(1)  # a quiet second
+    return bench
+
+
+def test_a_unit_after_a_quiet_interval_goes_out_at_once_and_those_that_follow_gather():
+    async def main():
+        bench = await started()
+        for name in (b"a", b"b", b"c"):
+            await bench.committer.add(unit(name))
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(1)
+        assert bench.times() == [1.0, 1.1]
+        assert [list(rows) for _, rows in bench.strategy.commits] == [[b"a"], [b"b", b"c"]]
+
+    in_simulated_time(main())
+
+
+def test_units_that_come_during_a_commit_wait_out_the_interval_after_it():
+    async def main():
+        bench = await started(takes_s=0.5)
+        await bench.committer.add(unit(b"a"))
+        await asyncio.sleep(0.2)
+        await bench.committer.add(unit(b"b"))
+        await asyncio.sleep(2)
+        assert bench.times() == [1.0, 1.6]
+
+    in_simulated_time(main())
+
+
+def test_where_only_the_clock_moves_a_commit_waits_for_the_idle_time_or_for_the_next_row():
+    async def main():
+        bench = await started()
+        await bench.committer.add(unit())
+        await asyncio.sleep(10)
+        assert bench.times() == [5.0]
+        await bench.committer.add(unit(records=2))
+        await bench.committer.add(unit(b"a", records=3))
+        await asyncio.sleep(0.1)
+        assert bench.times() == [5.0, 11.0]
+        assert bench.durable[-1].records == 5
+
+    in_simulated_time(main())
+
+
+def test_a_commit_tells_what_it_made_durable_and_what_it_took():
+    async def main():
+        bench = await started(takes_s=0.2)
+        await bench.committer.add(unit(b"a", records=4, outputs=[Output("out", b"key", b"value")]))
+        await bench.committer.drain()
+        [commit] = bench.durable
+        assert (commit.partition, commit.offsets, commit.changelog_offset) == (3, {"source": 7}, 1)
+        assert (commit.rows, commit.records, commit.outputs) == ({b"a": b"x"}, 4, 1)
+        assert commit.bytes > len(b"axrecordkeyvalue")
+        assert commit.duration_s == pytest.approx(0.2)
+
+    in_simulated_time(main())
+
+
+def test_a_unit_that_does_not_fit_beside_the_others_waits_for_their_commit():
+    async def main():
+        bench = await started(takes_s=0.5, row_bytes_max=1_000)
+        await bench.committer.add(unit(b"a", size=600))
+        await asyncio.sleep(0)
+        await bench.committer.add(unit(b"b", size=600))
+        await bench.committer.add(unit(b"c", size=600))
+        assert bench.times() == [1.0, 1.5], "the second goes out, without its interval, to make room for the third"
+        await bench.committer.drain()
+        assert [list(rows) for _, rows in bench.strategy.commits] == [[b"a"], [b"b"], [b"c"]]
+
+    in_simulated_time(main())
+
+
+def test_a_unit_larger_than_a_commit_ends_the_process():
+    async def main():
+        bench = await started(row_bytes_max=1_000)
+        with pytest.raises(Ended, match="too large"):
+            await bench.committer.add(unit(b"a", size=1_000))
+        assert bench.process.code == EXIT_COMMIT_FAILED
+
+    in_simulated_time(main())
+
+
+@pytest.mark.parametrize(("takes_s", "fails"), [(0.1, RuntimeError("refused")), (0.1, AssertionError()), (60.0, None)])
+def test_a_commit_that_fails_or_takes_too_long_ends_the_process_and_is_not_told_of(takes_s, fails):
+    async def main():
+        bench = await started(takes_s=takes_s)
+        bench.strategy.fails = fails
+        await bench.committer.add(unit(b"a"))
+        await asyncio.sleep(4)
+        assert bench.process.code == EXIT_COMMIT_FAILED
+        assert bench.durable == []
+        await bench.committer.add(unit(b"b"))
+        await asyncio.sleep(4)
+        assert len(bench.strategy.commits) == 1, "nothing is committed after it"
+
+    in_simulated_time(main())
+
+
+def test_a_committer_does_not_let_go_of_units_that_were_not_committed():
+    async def main():
+        bench = await started()
+        await bench.committer.add(unit())
+        with pytest.raises(Ended):
+            await bench.committer.stop()
+        assert bench.process.code == EXIT_LEFTOVER
+
+    in_simulated_time(main())
+
+
+# -- lanes -------------------------------------------------------------------------------------------------------------
+
+
+class Errands:
+    """Work of a lane: a unit for each record; `endless` makes units of nothing."""
+
+    def __init__(self, number, *, endless=False):
+        self.number = number
+        self.endless = endless
+        self.held = None
+        self.missing = None
+        self.done = 0
+        self.expected = {}
+        self._records = deque()
+
+    def feed(self, _topic, records):
+        self._records.extend(records)
+
+    def buffered(self, _topic):
+        return len(self._records)
+
+    def expect(self, topic, *, more):
+        self.expected[topic] = more
+
+    def advance(self):
+        self.held = self.missing
+        if self.held is not None:
+            return None
+        if self._records:
+            if self._records.popleft() == "bad":
+                raise ZeroDivisionError
+        elif not self.endless:
+            return None
+        self.done += 1
+        return unit(b"%d" % self.done)
+
+
+class Shift:
+    """A process with some lanes."""
+
+    def __init__(self, *numbers, **strategy):
+        self.process = Process()
+        self.made = []
+        self.numbers = numbers
+        self._strategy = strategy
+        self.lanes = Lanes([GROUP], self._make, SETTINGS.stop_s, die=self.process.die)
+
+    def _make(self, group, number):
+        strategy = Scripted(**self._strategy)
+        self.made.append(strategy)
+        committer = Committer(group.name, number, SETTINGS, strategy, self._committed, die=self.process.die)
+        return Lane(group, number, committer, die=self.process.die)
+
+    async def _committed(self, commit):
+        pass
+
+    def assignment(self):
+        return [(topic, number) for number in self.numbers for topic in GROUP.topics]
+
+    async def begin(self, *works, ends=()):
+        await self.lanes.acquire(self.assignment())
+        for lane, work in zip(self.lanes, works, strict=True):
+            lane.start(work, dict(ends))
+        return list(self.lanes)
+
+
+def test_a_lane_with_endless_work_holds_up_neither_the_others_nor_a_stop():
+    async def main():
+        shift = Shift(0, 1, row_bytes_max=2_000, takes_s=0.01)
+        busy, idle = Errands(0, endless=True), Errands(1)
+        lanes = await shift.begin(busy, idle)
+        lanes[0].put("source", ["go"])
+        await asyncio.sleep(0.5)
+        lanes[1].put("source", ["go"])
+        await asyncio.sleep(0.2)
+        assert idle.done == 1
+        assert [list(rows) for _, rows in shift.made[1].commits] == [[b"1"]]
+        before = busy.done
+        await shift.lanes.close()
+        assert busy.done <= before + 1, "no more than the unit in hand"
+        committed = {name for _, rows in shift.made[0].commits for name in rows}
+        assert committed == {b"%d" % n for n in range(1, busy.done + 1)}, "and all that was done is committed"
+        await shift.lanes.release()
+        assert shift.process.code is None
+
+    in_simulated_time(main())
+
+
+def test_a_lane_behind_its_commits_asks_for_no_more_and_goes_on_when_it_has_caught_up():
+    async def main():
+        shift = Shift(0, takes_s=2.0, row_bytes_max=300)
+        [lane] = await shift.begin(Errands(0))
+        assert lane.hungry("source", 4)
+        lane.put("source", ["go"] * 8)
+        await asyncio.sleep(0.1)
+        assert not lane.hungry("source", 4)
+        await asyncio.sleep(60)
+        assert lane.hungry("source", 4)
+        assert lane.work.done == 8
+
+    in_simulated_time(main())
+
+
+def test_nothing_goes_on_before_all_has_been_read_of_the_topic_that_comes_first():
+    async def main():
+        shift = Shift(0)
+        [lane] = await shift.begin(Errands(0), ends={"control": 5})
+        lane.put("source", ["go"] * 8)
+        await asyncio.sleep(1)
+        assert lane.work.done == 0
+        assert not lane.hungry("source", 4)
+        assert lane.hungry("control", 0), "it is waited for, however much of it is there"
+        lane.reached("control")
+        await asyncio.sleep(1)
+        assert lane.work.done == 8
+        assert lane.work.expected == {"source": False, "control": False}
+
+    in_simulated_time(main())
+
+
+def test_a_lane_that_waits_for_something_to_be_loaded_looks_again_by_itself():
+    async def main():
+        shift = Shift(0)
+        work = Errands(0)
+        work.missing = "snapshot 3"
+        [lane] = await shift.begin(work)
+        with capture_logs() as logs:
+            lane.put("source", ["go"])
+            await asyncio.sleep(5)
+            assert work.done == 0
+            work.missing = None
+            await asyncio.sleep(1)
+        assert work.done == 1
+        assert [(log["event"], log["waits_for"]) for log in logs] == [
+            ("partition waits", "snapshot 3"),
+            ("partition goes on", None),
+        ]
+
+    in_simulated_time(main())
+
+
+def test_a_failure_in_a_lanes_work_ends_the_process():
+    async def main():
+        shift = Shift(0)
+        [lane] = await shift.begin(Errands(0))
+        lane.put("source", ["bad"])
+        await asyncio.sleep(1)
+        assert shift.process.code == EXIT_WORK_FAILED
+
+    in_simulated_time(main())
+
+
+def test_a_stop_that_takes_too_long_ends_the_process_without_the_commit():
+    async def main():
+        shift = Shift(0, takes_s=2.9)
+        [lane] = await shift.begin(Errands(0))
+        lane.put("source", ["go"])
+        await asyncio.sleep(0.5)
+        lane.put("source", ["go"])
+        await asyncio.sleep(0.1)
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(Ended, match="without the last commits"):
+            await shift.lanes.close()
+        assert shift.process.code == EXIT_STOP_TIMEOUT
+        assert asyncio.get_running_loop().time() - began == pytest.approx(SETTINGS.stop_s)
+        assert len(shift.made[0].commits) == 1
+
+    in_simulated_time(main())
+
+
+def test_an_assignment_that_comes_while_lanes_are_being_acquired_leaves_no_producer_behind():
+    async def main():
+        shift = Shift(0, 1, start_takes_s=1.0)
+        first = asyncio.ensure_future(shift.lanes.acquire(shift.assignment()))
+        await asyncio.sleep(0.5)
+        first.cancel()  # as Faust does, which does not wait for it
+        shift.numbers = (1, 2)
+        await shift.lanes.acquire(shift.assignment())
+        assert first.cancelled()
+        assert [strategy.running for strategy in shift.made] == [0, 0, 1, 1]
+        assert [lane.number for lane in shift.lanes] == [1, 2]
+
+    in_simulated_time(main())
+
+
+def test_an_assignment_waits_for_the_one_before_where_that_was_not_cancelled():
+    async def main():
+        shift = Shift(0, start_takes_s=1.0)
+        both = [asyncio.ensure_future(shift.lanes.acquire(shift.assignment())) for _ in range(2)]
+        await asyncio.gather(*both)
+        assert [strategy.running for strategy in shift.made] == [0, 1]
+
+    in_simulated_time(main())
+
+
+def test_a_producer_that_cannot_be_had_ends_the_process():
+    async def main():
+        shift = Shift(0, start_takes_s=60.0)
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await shift.lanes.acquire(shift.assignment())
+        assert raised.group_contains(Ended, match="no producer")
+        assert shift.process.code == EXIT_COMMIT_FAILED
+
+    in_simulated_time(main())
+
+
+# -- what the broker allows --------------------------------------------------------------------------------------------
+
+
+class Builder:
+    """Makes aiokafka's own batches."""
+
+    def __init__(self, batch_bytes_max):
+        self._bytes = batch_bytes_max
+
+    def create_batch(self):
+        return BatchBuilder(self._bytes, 0, is_transactional=1)
+
+
+ROWS = st.dictionaries(st.binary(max_size=300), st.none() | st.binary(max_size=3000), max_size=20)
+
+
+@settings(deadline=None)
+@given(rows=ROWS, record=st.binary(max_size=500))
+def test_rows_never_take_more_of_a_batch_than_is_reckoned(rows, record):
+    one = Unit(rows, [], {}, 0, record)
+    gathered = Gathered()
+    gathered.add(one)
+    [batch] = batches_of(Builder(1_000_000), gathered, 1_000_000)
+    assert batch.size() <= row_bytes(one)
+
+
+@settings(deadline=None)
+@given(rows=ROWS, record=st.binary(max_size=500))
+def test_every_row_finds_its_batch_and_the_partition_record_comes_last(rows, record):
+    gathered = Gathered()
+    gathered.add(Unit(rows, [], {}, 0, record))
+    batches = batches_of(Builder(4_000), gathered, 4_000)
+    assert sum(batch.record_count() for batch in batches) == len(rows) + 1
+    assert all(batch.size() <= 4_000 for batch in batches)
+
+
+def test_a_row_that_fits_no_batch_is_refused():
+    gathered = Gathered()
+    gathered.add(Unit({b"a": b"small", b"b": b"x" * 5_000}, [], {}, 0, b"record"))
+    with pytest.raises(ValueError, match=r"a record batch of 5[0-9]{3} bytes: allowed are 4000"):
+        batches_of(Builder(4_000), gathered, 4_000)
+
+
+@pytest.mark.parametrize(
+    ("error", "backoff_s"), [(ConcurrentTransactions, MARKERS_BACKOFF_S), (CoordinatorNotAvailableError, 0.01)]
+)
+def test_a_transaction_close_on_another_waits_but_briefly_for_its_markers(error, backoff_s):
+    class Response:
+        errors = (("changelog", ((0, error.errno),)),)
+
+    async def main():
+        nowhere = SETTINGS._replace(connection={"bootstrap_servers": "localhost:1"})
+        producer = LaneProducer(nowhere, "app-partition-0")
+        asked = []
+
+        async def send(_node, _request, **_group):
+            asked.append(asyncio.get_running_loop().time())
+            return Response
+
+        async def coordinator(*_arguments):
+            return 0
+
+        producer.client.send = send
+        producer._sender._find_coordinator = coordinator
+        await producer._sender._do_add_partitions_to_txn([TopicPartition("changelog", 0)])
+        waited = asyncio.get_running_loop().time() - asked[0]
+        await producer.stop()
+        assert waited == pytest.approx(backoff_s, abs=1e-6)
+
+    in_simulated_time(main())
