@@ -46,6 +46,9 @@ class Scripted:
 
     def __init__(self, *, takes_s=0.0, row_bytes_max=10_000, start_takes_s=0.0):
         self.row_bytes_max = row_bytes_max
+        self.tells_group = False
+        self.told = []
+        """(when, offsets of the group)."""
         self.takes_s = takes_s
         self.start_takes_s = start_takes_s
         self.fails = None
@@ -63,7 +66,10 @@ class Scripted:
         self.running -= 1
 
     async def commit(self, gathered):
-        self.commits.append((asyncio.get_running_loop().time(), dict(gathered.rows)))
+        now = asyncio.get_running_loop().time()
+        self.commits.append((now, dict(gathered.rows)))
+        if gathered.group_offsets:
+            self.told.append((round(now, 6), gathered.group_offsets))
         await asyncio.sleep(self.takes_s)
         if self.fails is not None:
             raise self.fails
@@ -152,6 +158,27 @@ def test_a_commit_tells_what_it_made_durable_and_what_it_took():
     in_simulated_time(main())
 
 
+def test_the_group_is_told_at_most_each_second_and_of_everything_in_the_end():
+    async def main():
+        bench = await started()
+        bench.strategy.tells_group = True
+        for _ in range(15):
+            await bench.committer.add(unit(b"a"))
+            await asyncio.sleep(0.1)
+        assert len(bench.strategy.commits) >= 14
+        assert [at for at, _ in bench.strategy.told] == [1.0, 2.0]
+        await asyncio.sleep(10)
+        assert [at for at, _ in bench.strategy.told] == [1.0, 2.0, 3.0], "and of nothing after all was told"
+        assert bench.strategy.commits[-1][1] == {}, "the rows were out before"
+        await bench.committer.add(unit(b"a"))
+        await bench.committer.add(unit(b"b"))
+        await bench.committer.drain()
+        assert bench.strategy.told[-1] == (12.5, {"source": 7})
+        await bench.committer.stop()
+
+    in_simulated_time(main())
+
+
 def test_a_unit_that_does_not_fit_beside_the_others_waits_for_their_commit():
     async def main():
         bench = await started(takes_s=0.5, row_bytes_max=1_000)
@@ -226,6 +253,9 @@ class Errands:
 
     def expect(self, topic, *, more):
         self.expected[topic] = more
+
+    def start_offset(self, topic):
+        return 7 if topic == "source" else None
 
     def advance(self):
         self.held = self.missing
@@ -340,6 +370,19 @@ def test_a_lane_that_waits_for_something_to_be_loaded_looks_again_by_itself():
             ("partition waits", "snapshot 3"),
             ("partition goes on", None),
         ]
+
+    in_simulated_time(main())
+
+
+def test_a_lane_tells_the_group_where_it_begins_since_its_predecessor_may_have_died_before_it_did():
+    async def main():
+        shift = Shift(0)
+        await shift.lanes.acquire(shift.assignment())
+        [lane] = shift.lanes
+        shift.made[0].tells_group = True
+        lane.start(Errands(0), {})
+        await asyncio.sleep(10)
+        assert [offsets for _, offsets in shift.made[0].told] == [{"source": 7}]
 
     in_simulated_time(main())
 

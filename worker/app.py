@@ -95,6 +95,7 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
             connection=connection,
             # Whoever feeds in a history waits for each tick to be committed; a wall clock's ticks follow one another.
             idle_s=60.0 if config.clock == "wall" else 0.0,
+            offsets_s=1.0 if config.clock == "wall" else 0.0,
         ),
         session_timeout_s=config.session_timeout_s,
         broker=f"kafka://{config.broker}",

@@ -33,6 +33,9 @@ class CommitSettings(NamedTuple):
     connection: dict[str, Any]
     idle_s: float = 60.0
     """How often offsets are committed where nothing but the clock moves."""
+    offsets_s: float = 1.0
+    """How far the group's offsets may lag behind the commits. They are for monitors: what counts lies in the partition
+    record, in every commit. To tell the group is half of a transaction's time and a third of its CPU."""
     batch_bytes_max: int = 900_000
     """Of a record batch; below the broker's `message.max.bytes`."""
     transaction_timeout_s: float = 20.0
@@ -68,6 +71,8 @@ class Gathered:
         self.rows: dict[bytes, bytes | None] = {}
         self.outputs: list[Output] = []
         self.offsets: dict[str, int] = {}
+        self.group_offsets: dict[str, int] = {}
+        """What the consumer group is told with this commit."""
         self.record = b""
         self.records = 0
         self.units = 0
@@ -107,6 +112,8 @@ class Strategy(Protocol):
 
     row_bytes_max: int
     """Of the rows of one commit."""
+    tells_group: bool
+    """Whether the group's offsets are part of the commit."""
 
     async def start(self) -> None:
         """Connect; where there is a fence, shut out whoever had the lane before."""
@@ -115,7 +122,10 @@ class Strategy(Protocol):
         """Let go of the broker."""
 
     async def commit(self, gathered: Gathered) -> int | None:
-        """Return the last offset in the changelog, once all is durable; raise where that is not certain."""
+        """Return the last offset in the changelog, once all is durable; raise where that is not certain.
+
+        Where no units were gathered, only the group is told; None is returned.
+        """
 
 
 class Committer:
@@ -143,13 +153,17 @@ class Committer:
         self._committed = committed
         self._die = die
         self._gathered = Gathered()
+        self._owed: dict[str, int] = {}
+        """Offsets that are committed and that the group was not told."""
         self._busy = False
+        self._draining = False
         self._due = asyncio.Event()
         self._done = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._time = asyncio.get_running_loop().time
         self._last_commit = self._time()
+        self._last_told = -settings.offsets_s
 
     async def start(self) -> None:
         """Fence whoever had the lane before; only then may its changelog's end and its offsets be read."""
@@ -189,12 +203,24 @@ class Committer:
         if not self._busy:
             self._arm()
 
+    def owe(self, offsets: dict[str, int]) -> None:
+        """Tell the group where the lane begins: its predecessor may have died before it did."""
+        if self._strategy.tells_group and offsets:
+            self._owed = offsets
+            self._arm()
+
     async def drain(self) -> None:
-        """Commit all that was added, without waiting for the interval."""
-        while self._busy or self._gathered.units:
-            if self._gathered.units:
+        """Commit all that was added, without waiting for the interval, and tell the group."""
+        self._draining = True
+        while self._busy or self._open:
+            if self._open:
                 self._due.set()
             await self._next_commit()
+        self._draining = False
+
+    @property
+    def _open(self) -> bool:
+        return self._gathered.units > 0 or bool(self._owed)
 
     async def _next_commit(self) -> None:
         self._done.clear()
@@ -205,6 +231,8 @@ class Committer:
         settings = self._settings
         wait = max(settings.idle_s, settings.interval_s) if self._gathered.idle else settings.interval_s
         at = self._last_commit + wait
+        if self._owed:
+            at = min(at, self._last_told + settings.offsets_s)
         if at <= self._time():
             self._due.set()
         elif self._timer is None or at < self._timer.when():
@@ -222,7 +250,7 @@ class Committer:
                 await self._due.wait()
                 self._disarm()
                 self._due.clear()
-                if self._gathered.units:
+                if self._open:
                     await self._commit()
         except Exception as error:  # noqa: BLE001 - fenced, timed out, refused: a new process takes over
             self._die(EXIT_COMMIT_FAILED, "commit failed", **self._place, error=repr(error), exc_info=True)
@@ -231,11 +259,15 @@ class Committer:
         gathered, self._gathered = self._gathered, Gathered()
         self._busy = True
         began = self._time()
+        offsets = gathered.offsets or self._owed
+        tell = self._strategy.tells_group and (self._draining or began >= self._last_told + self._settings.offsets_s)
+        if tell:
+            gathered.group_offsets = offsets
         async with asyncio.timeout(self._settings.deadline_s):
             changelog_offset = await self._strategy.commit(gathered)
             commit = Commit(
                 partition=self.number,
-                offsets=gathered.offsets,
+                offsets=offsets,
                 changelog_offset=changelog_offset,
                 rows=gathered.rows,
                 records=gathered.records,
@@ -246,6 +278,9 @@ class Committer:
             await self._committed(commit)
         self._busy = False
         self._last_commit = self._time()
-        if self._gathered.units:
+        self._owed = offsets if self._strategy.tells_group and not tell else {}
+        if tell:
+            self._last_told = began
+        if self._open:
             self._arm()
         self._done.set()

@@ -89,6 +89,8 @@ class Lane:
         for topic in self.group.topics:
             work.expect(topic, more=topic in ends)
         self._first_unread = self.group.first in ends
+        starts = {topic: work.start_offset(topic) for topic in self.group.topics}
+        self.committer.owe({topic: start for topic, start in starts.items() if start is not None})
         self._task = asyncio.create_task(self._run(), name=f"lane {self.group.name} {self.number}")
 
     def put(self, topic: str, records: Sequence[SourceRecord]) -> None:

@@ -45,6 +45,7 @@ class Transactional:
     """Rows, outputs and offsets in one transaction."""
 
     row_bytes_max = GATHERED_BYTES_MAX
+    tells_group = True
 
     def __init__(self, producer: Producer, number: int, changelog: str | None, settings: CommitSettings) -> None:
         """Take a producer with a transactional id that belongs to the lane alone."""
@@ -57,13 +58,14 @@ class Transactional:
 
     async def commit(self, gathered: Gathered) -> int | None:
         producer, number = self._producer, self._number
-        batches = [] if self._changelog is None else batches_of(producer, gathered, self._batch_bytes_max)
+        rows_wanted = self._changelog is not None and gathered.units
+        batches = batches_of(producer, gathered, self._batch_bytes_max) if rows_wanted else []
         await producer.begin_transaction()
         # Outputs first: what is sent in one go is added to the transaction in one request.
         outputs = [await send(producer, output) for output in gathered.outputs]
         rows = [(await producer.send_batch(batch, self._changelog or "", partition=number), batch) for batch in batches]
-        offsets = {TopicPartition(topic, number): offset for topic, offset in gathered.offsets.items()}
-        if offsets:  # before the first record there are none, and aiokafka takes that for a mistake
+        offsets = {TopicPartition(topic, number): offset for topic, offset in gathered.group_offsets.items()}
+        if offsets:  # aiokafka takes none for a mistake
             await producer.send_offsets_to_transaction(offsets, self._group)
         # commit_transaction() commits even where a batch was refused: look at every answer first.
         changelog_offset = None
@@ -77,6 +79,8 @@ class Transactional:
 
 class Plain:
     """Outputs, then rows and offsets in one record batch."""
+
+    tells_group = False
 
     def __init__(self, producer: Producer, number: int, changelog: str | None, settings: CommitSettings) -> None:
         """Take an idempotent producer."""
