@@ -3,7 +3,7 @@
 import argparse
 import importlib
 
-NAMES = ("rules",)
+NAMES = ("partition", "rules")
 
 
 def main():

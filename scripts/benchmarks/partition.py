@@ -1,0 +1,180 @@
+"""What the stream itself costs an event: a trivially small aggregate over records in memory, beside the same by hand.
+
+Both read the same events of 256 bytes, keep a count and a sum for each of 5,000 users over 4 partitions, and write one
+output in 192 events. `by_hand` is a loop that decodes, adds and encodes as a program without a stream would: no order,
+no clock, no timers, no failures. Each run is a process of its own; CPU microseconds an event on one core.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from worker.stream.partition import Layout, Partition
+from worker.stream.processor import NEVER, Output
+
+PARTITIONS = 4
+USERS = 5_000
+EVENT_BYTES = 256
+UNIT_RECORDS = 8_000
+UNIT_ROWS = 8_192
+OUTPUT_EVERY = 192
+START_MS = 1_735_689_600_000
+NOTHING = ()
+
+
+class Record(NamedTuple):
+    """A source record."""
+
+    offset: int
+    timestamp: int
+    key: bytes
+    value: bytes
+
+
+class Event(msgspec.Struct, gc=False):
+    at: int
+    amount: int
+    session: str
+    page: str
+
+
+class Totals(msgspec.Struct, array_like=True, gc=False):
+    key: bytes
+    count: int = 0
+    amount: int = 0
+
+
+read = msgspec.json.Decoder(Event).decode
+decode = msgspec.msgpack.Decoder(Totals).decode
+encode = msgspec.msgpack.Encoder().encode
+
+
+class Aggregate:
+    """`processor.Processor`: a count and a sum for each key."""
+
+    version = 1
+    earlier = {}
+
+    def parse(self, topic, key, value, recorded_at):
+        event = read(value)
+        return event.at, event
+
+    def new(self, key):
+        return Totals(key)
+
+    def decode(self, body):
+        return decode(body)
+
+    def encode(self, state):
+        return encode(state)
+
+    def next_due(self, state):
+        return NEVER
+
+    def apply(self, state, shared, at, event, context):
+        state.count += 1
+        state.amount += event.amount
+        return (Output("totals", state.key, encode(state)),) if state.count % OUTPUT_EVERY == 0 else NOTHING
+
+    def decode_shared(self, raw):
+        return None
+
+    def encode_shared(self, shared):
+        return b""
+
+    def shared_due(self, shared):
+        return NEVER
+
+
+def events(n):
+    """Return the records of one topic, by partition."""
+    rng = random.Random(1)
+    partitions = [[] for _ in range(PARTITIONS)]
+    for i in range(n):
+        user = rng.randrange(USERS)
+        event = {"at": START_MS + i, "amount": rng.randrange(10_000), "session": f"{rng.getrandbits(64):016x}"}
+        page = "p" * (EVENT_BYTES - len(json.dumps({**event, "page": ""})))
+        records = partitions[user % PARTITIONS]
+        value = json.dumps({**event, "page": page}).encode()
+        records.append(Record(len(records), START_MS + i, b"user-%06d" % user, value))
+    return partitions
+
+
+def chunks(records):
+    return [records[i : i + UNIT_RECORDS] for i in range(0, len(records), UNIT_RECORDS)]
+
+
+def by_stream(fetched):
+    """Work off the chunks of one partition; return how many rows were written."""
+    layout = Layout(0, ("events",), "dead-letter")
+    partition = Partition(layout, Aggregate(), {}, rows_max=2 * UNIT_ROWS, records_max=UNIT_RECORDS)
+    written = 0
+    for records in fetched:
+        partition.feed("events", records)
+        while (unit := partition.advance()) is not None:
+            written += len(unit.rows)
+    return written
+
+
+def by_hand(fetched):
+    rows, outputs, written = {}, [], 0
+    for records in fetched:
+        alive = {}
+        for record in records:
+            key, event = record.key, read(record.value)
+            state = alive.get(key)
+            if state is None:
+                row = rows.get(key)
+                state = alive[key] = Totals(key) if row is None else decode(row)
+            state.count += 1
+            state.amount += event.amount
+            if state.count % OUTPUT_EVERY == 0:
+                outputs.append(Output("totals", key, encode(state)))
+        rows.update({key: encode(state) for key, state in alive.items()})
+        written += len(alive)
+    return written
+
+
+def measure(n):
+    """Return CPU µs an event of both, chunk for chunk of each partition in turn."""
+    us = {"stream": 0.0, "by_hand": 0.0}
+    for records in events(n):
+        fetched = chunks(records)
+        for name, work in ("stream", by_stream), ("by_hand", by_hand):
+            begin = time.process_time()
+            written = work(fetched)
+            us[name] += (time.process_time() - begin) * 1e6 / n
+    return {**us, "stream_alone": us["stream"] - us["by_hand"], "events_per_row": n / PARTITIONS / written}
+
+
+def summary(results):
+    """Return median, minimum and maximum of each figure."""
+    return {
+        name: {"median": round(statistics.median(v), 3), "min": round(min(v), 3), "max": round(max(v), 3)}
+        for name in results[0]
+        for v in [[result[name] for result in results]]
+    }
+
+
+def add_arguments(parser):
+    parser.add_argument("--events", type=int, default=400_000)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+
+
+def run(arguments):
+    if arguments.one:
+        print(json.dumps(measure(arguments.events)))
+        return
+    command = [sys.executable, Path(__file__).parent, "partition", "--one", "--events", str(arguments.events)]
+    runs = [subprocess.run(command, check=True, capture_output=True) for _ in range(arguments.runs)]  # noqa: S603
+    report = {"python": sys.version.split()[0], "runs": arguments.runs, "events": arguments.events}
+    print(json.dumps({**report, "us": summary([json.loads(run.stdout) for run in runs])}, indent=2))
