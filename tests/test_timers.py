@@ -15,11 +15,19 @@ def row(due):
 def drain(timers, rows):
     """Take all timers, as a partition does: a key that was woken wants nothing more."""
     taken = []
-    while (first := timers.first()) is not None:
-        timers.pop()
-        rows[first[1]] = row(NEVER)
-        taken.append(first)
+    while len(timers):
+        keys = set()
+        timers.pop_due(NEVER, keys, keys_max=1, looks_max=5)
+        for key in keys:
+            taken.append((next_due(rows[key]), key))
+            rows[key] = row(NEVER)
     return taken
+
+
+def pop_due(timers, horizon, *, keys_max=9, looks_max=99):
+    keys = set()
+    edge = timers.pop_due(horizon, keys, keys_max=keys_max, looks_max=looks_max)
+    return keys, edge
 
 
 def test_it_begins_from_the_headers_of_the_rows():
@@ -41,15 +49,15 @@ def test_a_postponed_timer_costs_nothing_until_its_old_time():
     timers = Timers(rows)
     rows[b"a"] = row(9)
     assert len(timers) == 2
-    assert timers.first() == (6, b"b")
-    assert drain(timers, rows) == [(6, b"b"), (9, b"a")]
+    assert pop_due(timers, 7) == ({b"b"}, None)
+    assert drain(timers, rows) == [(9, b"a")]
 
 
 def test_a_timer_that_no_longer_is_does_not_come_up():
     rows = {b"a": row(5)}
     timers = Timers(rows)
     rows[b"a"] = row(NEVER)
-    assert timers.first() is None
+    assert pop_due(timers, 6) == (set(), None)
     assert len(timers) == 0
 
 
@@ -76,6 +84,6 @@ def test_timers_come_up_as_the_rows_say(first, changes, looks):
         if due < before:
             timers.set(due, key)
         if i in looks:
-            timers.first()
+            pop_due(timers, 0, keys_max=0)
     expected = sorted((next_due(value), key) for key, value in rows.items() if next_due(value) < NEVER)
     assert drain(timers, rows) == expected

@@ -76,6 +76,7 @@ class Toy:
     """`processor.Processor`; `loaded` names what no directive has to wait for."""
 
     version = 1
+    earlier = {}
 
     def __init__(self, loaded: set[str] | None = None) -> None:
         self.loaded = set() if loaded is None else loaded
@@ -273,6 +274,7 @@ class Interpreter:
             self.record.offsets[topic] = record.offset + 1
             self.record.times[topic] = at
         rows = {key: self._row(key) for key in self.bodies}
+        self.record.row_version = self.toy.version if rows else 0
         self.record.counts = dict(self.counts)
         self.record.shared = self.toy.encode_shared(self.shared)
         self.record.pending = [pending for *_, pending in sorted(self.directives, key=lambda d: d[:3])]

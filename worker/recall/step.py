@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 import orjson
@@ -34,7 +34,7 @@ from worker.recall.tiers import Tier, Transition
 from worker.stream.processor import NEVER, Attach, Context, Count, Directive, Effect, Output, Parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from worker.recall.playbook import Play, Playbook
     from worker.recall.risk.model import Scorer
@@ -52,6 +52,7 @@ class Customers:
     """
 
     version = VERSION
+    earlier: ClassVar[Mapping[int, Callable[[bytes], Profile]]] = {}
 
     def __init__(self, shop: Shop, playbooks: Sequence[Playbook], models: Mapping[int, Scorer]) -> None:
         self.shop = shop

@@ -2,109 +2,114 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from bisect import bisect_right
+from operator import itemgetter
+from typing import TYPE_CHECKING, TypeAlias
+
+from worker.stream.processor import NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
+Entry: TypeAlias = tuple[int, int, int, int, bytes | None, object, int]
+"""A parsed record that waits: rank, topic, offset, event time (or that of the record before it), key, body, and the
+broker's time of it. A plain tuple, whose order is the merged one. Without a key it moves no row."""
 
-BEFORE_ALL = (-(2**63), 0)
-
-
-class Entry(NamedTuple):
-    """A parsed record, waiting to be merged; `at` is its event time, or that of the record before it."""
-
-    at: int
-    topic: int
-    offset: int
-    key: bytes
-    body: object
-    recorded_at: int
+BEFORE_ALL = -NEVER
+_topic_of = itemgetter(1)
 
 
 class Merge:
     """A k-way merge that never reorders the records of one topic.
 
-    Ties go to the topic that comes first in the fixed order. The merge waits only for a topic of which records are
-    known to be there that have not been pushed yet. So a backlog merges the same way every time, and at the live edge
-    arrival decides. What `head` has returned stays next until it is taken, since the clock may have moved for it.
+    To take the earliest head again and again is to sort by rank, the greatest event time in the topic's queue up to the
+    record: what stands behind a later one comes right after it. Ties go to the topic that comes first in the fixed
+    order. So whatever may be merged is sorted at once.
+
+    The merge waits only for a topic of which records are known to be there that have not been pushed yet. So a backlog
+    merges the same way every time, and at the live edge arrival decides. What was shown and not taken stays next until
+    it is taken, since the clock may have moved for it.
     """
 
     def __init__(self, topics: Sequence[str]) -> None:
         self.topics = tuple(topics)
         self._expected = [False] * len(self.topics)
-        self._queues: list[deque[Entry]] = [deque() for _ in self.topics]
-        self._run: deque[Entry] | None = None
-        self._bound = BEFORE_ALL
-        self._shown = False
+        self._queues: list[list[Entry]] = [[] for _ in self.topics]
+        self._ordered: list[Entry] = []
+        """The beginning of the merged order, as far as it is known."""
+        self._merged = [0] * len(self.topics)
+        """How much of each queue is in it."""
+        self._shown = 0
 
     def expect(self, topic: int, *, more: bool) -> None:
         """Say whether records of the topic are known to be there that have not been pushed yet."""
-        self._expected[topic] = more
-        self._reconsider()
-
-    def push(self, topic: int, entries: Iterable[Entry]) -> None:
-        """Append records of a topic, in its order."""
-        queue = self._queues[topic]
-        if not queue:
+        if more != self._expected[topic]:
+            self._expected[topic] = more
             self._reconsider()
-        queue.extend(entries)
+
+    def rank(self, topic: int) -> int:
+        """Return the rank of the topic's last record that waits."""
+        queue = self._queues[topic]
+        return queue[-1][0] if queue else BEFORE_ALL
+
+    def push(self, topic: int, entries: list[Entry]) -> None:
+        """Append records of a topic, in its order; their ranks go on from `rank`."""
+        if entries and self._ordered and entries[0] < self._ordered[-1]:
+            self._reconsider()
+        self._queues[topic] += entries
 
     def waiting(self, topic: int) -> int:
-        """Return how many records of the topic are pushed and not merged."""
+        """Return how many records of the topic are pushed and not taken."""
         return len(self._queues[topic])
 
     def starving(self) -> list[int]:
         """Return the topics without which the merge cannot go on."""
         return [i for i, queue in enumerate(self._queues) if not queue and self._expected[i]]
 
-    def head(self) -> Entry | None:
-        """Return the next record in the merged order, or None where there is none yet."""
-        run = self._run
-        if run is None:
-            run = self._choose()
-            if run is None:
-                return None
-        self._shown = True
-        return run[0]
+    def ahead(self, n: int) -> list[Entry]:
+        """Show the next records in the merged order: `n`, or as many as there are yet."""
+        if len(self._ordered) < n:
+            self._extend()
+        shown = self._ordered[:n]
+        self._shown = max(self._shown, len(shown))
+        return shown
 
-    def pop(self) -> None:
-        """Take what `head` returned."""
-        run = self._run
-        assert run is not None  # pop follows head
-        run.popleft()
-        self._shown = False
-        if not run or (run[0].at, run[0].topic) > self._bound:
-            self._run = None
-
-    def put_back(self, entries: Sequence[Entry]) -> None:
-        """Undo the latest pops, given in the order in which they were taken."""
-        for entry in reversed(entries):
-            self._run = self._queues[entry.topic]
-            self._run.appendleft(entry)
-            self._shown = True
-        self._bound = BEFORE_ALL
+    def take(self, n: int) -> dict[int, Entry]:
+        """Take `n` of what was shown; return the last record of each topic among them."""
+        taken = self._ordered[:n]
+        del self._ordered[:n]
+        self._shown -= n
+        last = dict(zip(map(_topic_of, taken), taken, strict=True))
+        for topic, entry in last.items():
+            count = bisect_right(self._queues[topic], entry)
+            del self._queues[topic][:count]
+            self._merged[topic] -= count
+        return last
 
     def _reconsider(self) -> None:
-        """Choose anew: now, or as soon as the record that was shown is taken."""
-        if self._shown:
-            self._bound = BEFORE_ALL
-        else:
-            self._run = None
+        """Let what was not shown be merged anew."""
+        del self._ordered[1 if self._shown else 0 :]
+        self._shown = len(self._ordered)
+        self._merged = [0] * len(self.topics)
+        for entry in self._ordered:
+            self._merged[entry[1]] = 1
 
-    def _choose(self) -> deque[Entry] | None:
-        """Find the earliest head, and how far its topic may run before another comes first."""
-        best: deque[Entry] | None = None
-        first = bound = (2**63, 0)
-        for index, queue in enumerate(self._queues):
-            if queue:
-                head = (queue[0].at, index)
-                if head < first:
-                    first, bound, best = head, first, queue
-                elif head < bound:
-                    bound = head
-            elif self._expected[index]:
-                return None
-        self._run, self._bound = best, bound
-        return best
+    def _extend(self) -> None:
+        """Merge up to the last record of each topic of which more is known to be there."""
+        cut = (NEVER, len(self.topics))
+        for topic, queue in enumerate(self._queues):
+            if self._expected[topic]:
+                if len(queue) == self._merged[topic]:
+                    return
+                cut = min(cut, (queue[-1][0], topic))
+        bound = (cut[0], cut[1] + 1)
+        parts = 0
+        start = len(self._ordered)
+        for topic, queue in enumerate(self._queues):
+            begin = self._merged[topic]
+            end = self._merged[topic] = bisect_right(queue, bound, begin)  # type: ignore[type-var]
+            if end > begin:
+                self._ordered += queue[begin:end]
+                parts += 1
+        if parts > 1:
+            self._ordered[start:] = sorted(self._ordered[start:])

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from worker.stream.merge import Entry, Merge
 from worker.stream.processor import NEVER, Directive, Ignored, Output, Processor, Rejected, Tick
-from worker.stream.record import PARTITION_KEY, RESERVED, PartitionRecord, Pending, next_due
+from worker.stream.record import PARTITION_KEY, RESERVED, PartitionRecord, Pending
 from worker.stream.timers import Timers
-from worker.stream.work import Job, KeyContext, KeyedWork, Work, where
+from worker.stream.work import Job, KeyContext, KeyedWork, Stimulus, Work, where
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, MutableMapping
+    from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 
 S = TypeVar("S")
 H = TypeVar("H")
@@ -77,6 +77,27 @@ class _Read(NamedTuple):
     pending: Pending
 
 
+class _Refused(NamedTuple):
+    """A record that could not be understood, and its key, which names no row."""
+
+    rejected: Rejected
+    key: bytes | None
+
+
+class _Taken(NamedTuple):
+    """The next records of the merged order, by what they move."""
+
+    count: int
+    clock: int
+    """After the last of them."""
+    stimuli: dict[bytes, list[Stimulus]]
+    others: list[Entry]
+
+
+NO_KEY = frozenset({Tick, Directive, Ignored, Rejected})
+"""Bodies that move no row."""
+
+
 class Partition(Generic[S, H]):
     """State and order of one partition.
 
@@ -101,6 +122,12 @@ class Partition(Generic[S, H]):
         self.layout = layout
         self.rows = rows
         self.record = PartitionRecord() if raw is None else PartitionRecord.decode(raw)
+        if self.record.row_version > processor.version:
+            raise ValueError(
+                f"partition {layout.number}: a newer worker has written rows in encoding version "
+                f"{self.record.row_version}, this one writes {processor.version} and would drop what it does not know: "
+                f"upgrade all workers first"
+            )
         self.held: str | None = None
         """What must be loaded before the next directive can be taken, in words."""
         self._processor = processor
@@ -112,12 +139,10 @@ class Partition(Generic[S, H]):
         self._timers = Timers(rows)
         self._keys_max = max(1, rows_max // 2)
         self._records_max = records_max
-        self._context = KeyContext(layout.number, rows)
-        self._context.offsets_at = self._offsets_at
+        self._context = KeyContext(layout.number, rows, self._offsets_at)
         self._keyed = KeyedWork(processor, self._context, layout.topics, layout.dead_letters)
         self._directives = [(p, self._directive_of(p)) for p in self.record.pending]
         self._taken: list[Entry] = []
-        self._clocks: list[int] = []
         self._marks: dict[str, tuple[list[int], list[int]]] | None = None
         """By topic: the clocks of the records taken, and the offsets after them."""
 
@@ -169,31 +194,43 @@ class Partition(Generic[S, H]):
         """Buffer records of a topic, in its order; those that were fed or applied before are left out."""
         index = self._index[topic]
         parse = self._processor.parse
-        last, fed = self._last_at[index], self._fed[index]
-        entries = []
+        last, fed, rank = self._last_at[index], self._fed[index], self._merge.rank(index)
+        entries: list[Entry] = []
         for record in records:
-            if record.offset < fed:
+            offset = record.offset
+            if offset < fed:
                 continue
-            fed = record.offset + 1
-            key, value, recorded_at = record.key, record.value, record.timestamp
+            fed = offset + 1
+            key, recorded_at = record.key, record.timestamp
             try:
-                at, body = parse(topic, key, value, recorded_at)
+                at, body = parse(topic, key, record.value, recorded_at)
             except AssertionError:
                 raise
             except Exception as error:  # noqa: BLE001 - dead-lettered, never swallowed
                 at, body = None, Rejected("parse raised", where(error))
-            if key and key[:1] == RESERVED:
+            if key and key[0] == RESERVED[0]:
                 at, body = None, Rejected("reserved key", "a key must not begin with a zero byte")
             if at is not None:
                 last = at
-            if type(body) is Directive:
-                if body.ahead:
-                    self._shared, _ = self._processor.direct(self._shared, body, self._context)
-                pending = Pending(body.effective_at or 0, topic, record.offset, recorded_at, key, value)
-                body = _Read(body, pending)
-            entries.append(Entry(last, index, record.offset, key or b"", body, recorded_at))
+            if last > rank:
+                rank = last
+            if type(body) in NO_KEY:
+                entries.append((rank, index, offset, last, None, self._without_key(topic, record, body), recorded_at))
+            else:
+                entries.append((rank, index, offset, last, key or b"", body, recorded_at))
         self._last_at[index], self._fed[index] = last, fed
         self._merge.push(index, entries)
+
+    def _without_key(self, topic: str, record: SourceRecord, body: object) -> object:
+        """Return what a record that moves no row waits as."""
+        if type(body) is Rejected:
+            return _Refused(body, record.key or None)
+        if type(body) is Directive:
+            if body.ahead:
+                self._shared, _ = self._processor.direct(self._shared, body, self._context)
+            place = (topic, record.offset, record.timestamp, record.key, record.value)
+            return _Read(body, Pending(body.effective_at or 0, *place))
+        return body
 
     def buffered(self, topic: str) -> int:
         """Return how many records of the topic were fed and not yet applied."""
@@ -207,17 +244,17 @@ class Partition(Generic[S, H]):
 
     def advance(self) -> Unit | None:
         """Do the next unit of work; None when there is nothing to do, or something to wait for (`held`, `starving`)."""
-        head = self._merge.head()
-        if head is None:
+        ahead = self._merge.ahead(1)
+        if not ahead:
             return None
-        directive = type(head.body) is _Read
-        clock = self.record.clock if directive else max(self.record.clock, head.at)
-        barrier = self._barrier()
-        if clock > barrier:
-            return self._up_to(barrier, clock)
-        if directive:
-            return self._direct(head)
-        return self._records(barrier, clock)
+        [head] = ahead
+        _, _, _, at, _, body, _ = head
+        if type(body) is _Read:
+            if self.record.clock > (barrier := self._barrier()):
+                return self._up_to(barrier, self.record.clock)
+            return self._direct(body)
+        clock, barrier = max(self.record.clock, at), self._barrier()
+        return self._up_to(barrier, clock) if clock > barrier else self._records(barrier, clock)
 
     def _barrier(self) -> int:
         """Return when `shared` changes next."""
@@ -227,9 +264,9 @@ class Partition(Generic[S, H]):
     def _up_to(self, barrier: int, clock: int) -> Unit | None:
         """Bring all keys up to the barrier, then take what waits there; `clock` is what will be."""
         work = Work()
-        jobs: dict[bytes, Job[S]] = {}
-        edge = self._pop_due(jobs, barrier)
-        reached = self._run(work, jobs, edge, barrier)
+        due: set[bytes] = set()
+        edge = self._pop_due(barrier, due)
+        reached = self._run(work, due, {}, edge, barrier)
         if reached == barrier:
             processor, context = self._processor, self._context
             if processor.shared_due(self._shared) <= barrier:
@@ -243,10 +280,9 @@ class Partition(Generic[S, H]):
                 return None
         return self._finish(work, max(self.record.clock, reached))
 
-    def _direct(self, head: Entry) -> Unit | None:
+    def _direct(self, read: _Read) -> Unit | None:
         """Take a directive that was just merged, or lay it by until its time."""
-        assert isinstance(head.body, _Read)  # seen by the caller
-        directive, pending = head.body
+        directive, pending = read
         work = Work()
         if directive.effective_at is not None and directive.effective_at > self.record.clock:
             self._directives.append((pending, directive))
@@ -257,10 +293,7 @@ class Partition(Generic[S, H]):
             if directive.effective_at is not None and directive.effective_at < self.record.clock:
                 work.counts["directive.late"] += 1
             self._take_directive(directive, pending, self.record.clock, work)
-        self._merge.pop()
-        self._taken = [head]
-        work.records = 1
-        return self._finish(work, self.record.clock)
+        return self._finish(work, self.record.clock, 1)
 
     def _take_directive(self, directive: Directive, pending: Pending, clock: int, work: Work) -> None:
         self._context.clock = clock
@@ -283,156 +316,133 @@ class Partition(Generic[S, H]):
 
     def _records(self, barrier: int, clock: int) -> Unit:
         """Run what is due before the next record, which moves the clock to `clock`; then take it, and more."""
-        work = Work()
-        jobs: dict[bytes, Job[S]] = {}
-        edge = self._pop_due(jobs, clock)
+        due: set[bytes] = set()
+        edge = self._pop_due(clock, due)
+        taken = _Taken(0, clock, {}, [])
         if edge is None:
-            clock = self._take_records(barrier)
-            edge = self._pop_due(jobs, clock)
-        return self._finish(work, self._run(work, jobs, edge, clock))
+            taken = self._ahead(barrier)
+            edge = self._pop_due(taken.clock, due)
+            if edge is not None:
+                taken = self._ahead(min(barrier, edge[0]))
+        work = Work()
+        for entry in taken.others:
+            self._count(entry, work)
+        reached = self._run(work, due, taken.stimuli, edge, taken.clock)
+        return self._finish(work, reached, taken.count)
 
-    def _take_records(self, barrier: int) -> int:
-        """Take as many records as a unit holds, up to the barrier; return the clock after them."""
-        merge, keys_max, records_max = self._merge, self._keys_max, self._records_max
-        taken: list[Entry] = []
-        clocks: list[int] = []
-        keys: set[bytes] = set()
-        clock = self.record.clock
-        while len(taken) < records_max and (head := merge.head()) is not None:
-            at, _, _, key, body, _ = head
+    def _ahead(self, barrier: int) -> _Taken:
+        """Return as many of the next records as a unit holds, up to the barrier."""
+        keys_max = self._keys_max
+        stimuli: dict[bytes, list[Stimulus]] = {}
+        others: list[Entry] = []
+        clock, count = self.record.clock, 0
+        ahead = self._merge.ahead(self._records_max)
+        for entry in ahead:
+            _, _, _, at, key, body, _ = entry
             if at > clock:
-                if at > barrier:
+                if at > barrier or type(body) is _Read:
                     break
-            else:
-                at = clock
-            if type(body) is _Read:
+                clock = at
+            if key is None:
+                if type(body) is _Read:
+                    break
+                others.append(entry)
+            elif key in stimuli:
+                stimuli[key].append((clock, at, body, entry))
+            elif len(stimuli) == keys_max:
                 break
-            if key not in keys:
-                if len(keys) == keys_max:
-                    break
-                keys.add(key)
-            clock = at
-            merge.pop()
-            taken.append(head)
-            clocks.append(at)
-        self._taken, self._clocks = taken, clocks
-        return clock
+            else:
+                stimuli[key] = [(clock, at, body, entry)]
+            count += 1
+        self._taken = ahead[:count]
+        return _Taken(count, clock, stimuli, others)
 
-    def _run(self, work: Work, jobs: dict[bytes, Job[S]], edge: tuple[int, bytes] | None, horizon: int) -> int:
+    def _count(self, entry: Entry, work: Work) -> None:
+        """Take note of a record that moves no row."""
+        _, topic, offset, _, _, body, recorded_at = entry
+        if type(body) is Ignored:
+            work.counts[f"ignored.{body.reason}"] += 1
+        elif type(body) is _Refused:
+            work.bury(
+                self.layout.dead_letters,
+                stage="parse",
+                reason=body.rejected.reason,
+                detail=body.rejected.detail,
+                key=body.key,
+                source=(self.layout.topics[topic], self.layout.number, offset, recorded_at),
+            )
+
+    def _pop_due(self, horizon: int, due: set[bytes]) -> tuple[int, bytes] | None:
+        """Add the keys with a timer before the horizon to `due`; return the first timer that does not fit."""
+        return self._timers.pop_due(horizon, due, keys_max=self._keys_max, looks_max=self._records_max)
+
+    def _run(
+        self,
+        work: Work,
+        due: set[bytes],
+        stimuli: dict[bytes, list[Stimulus]],
+        edge: tuple[int, bytes] | None,
+        horizon: int,
+    ) -> int:
         """Apply records and run the timers due before the horizon; return how far the clock came.
 
-        Where more keys are due than a unit holds, it ends earlier, at the `edge`, the first timer that is left, and
-        puts the later records back.
+        Where more keys are due than a unit holds, it ends earlier, at the `edge`, the first timer that is left.
         """
         if edge is not None:
             horizon = edge[0]
-            kept = bisect_right(self._clocks, horizon)
-            self._merge.put_back(self._taken[kept:])
-            del self._taken[kept:], self._clocks[kept:]
-        work.records = len(self._taken)
-        self._group(jobs, work)
-        pending: list[tuple[int, bytes]] = []
-        keyed, shared = self._keyed, self._shared
+        general: dict[bytes, Sequence[Stimulus]] = {key: stimuli.pop(key, ()) for key in due}
+        general.update(self._keyed.sweep(stimuli, self._shared, horizon, work))
+        jobs: dict[bytes, Job[S]] = {}
+        decisions: list[tuple[int, bytes]] = []
+        keyed, shared, clock = self._keyed, self._shared, self.record.clock
         # A key without a decision is done with at once: rows that are all alive together fall out of the CPU's caches.
-        for key in list(jobs):
-            job = jobs[key]
+        for key, mine in general.items():
             # Timers at the edge itself go by key: those before it are due now.
-            job.horizon = horizon + 1 if edge is not None and key < edge[1] else horizon
+            job: Job[S] = Job(key, mine, clock, horizon + 1 if edge is not None and key < edge[1] else horizon)
             keyed.open(job)
-            due = keyed.run(job, shared, work)
-            if due is None:
-                self._close(jobs.pop(key), work)
+            wanted = keyed.run(job, shared, work)
+            if wanted is None:
+                keyed.close(job, work, popped=key in due)
             else:
-                pending.append((due, key))
-        heapq.heapify(pending)
-        while pending:
-            due, key = heapq.heappop(pending)
+                jobs[key] = job
+                decisions.append((wanted, key))
+        heapq.heapify(decisions)
+        while decisions:
+            wanted, key = decisions[0]
             job = jobs[key]
-            shared = keyed.decide(job, shared, due, work)
+            shared = keyed.decide(job, shared, wanted, work)
             again = keyed.run(job, shared, work)
             if again is None:
-                self._close(jobs.pop(key), work)
+                heapq.heappop(decisions)
+                keyed.close(jobs.pop(key), work, popped=key in due)
             else:
-                heapq.heappush(pending, (again, key))
+                heapq.heapreplace(decisions, (again, key))
         self._shared = shared
-        self._context.job = None
         return horizon
 
-    def _pop_due(self, jobs: dict[bytes, Job[S]], horizon: int) -> tuple[int, bytes] | None:
-        """Open a job for each key with a timer before the horizon; return the first timer that does not fit."""
-        timers, rows, clock = self._timers, self.rows, self.record.clock
-        while (first := timers.first()) is not None and first[0] < horizon:
-            key = first[1]
-            if key not in jobs:
-                if len(jobs) == self._keys_max:
-                    return first
-                job: Job[S] = Job(key, rows[key], clock)
-                job.popped = True
-                jobs[key] = job
-            timers.pop()
-        return None
-
-    def _group(self, jobs: dict[bytes, Job[S]], work: Work) -> None:
-        """Give each key its records; count what has none."""
-        rows, clock = self.rows, self.record.clock
-        for at, entry in zip(self._clocks, self._taken, strict=True):
-            body = entry.body
-            kind = type(body)
-            if kind is Tick:
-                continue
-            if kind is Ignored:
-                work.counts[f"ignored.{body.reason}"] += 1  # type: ignore[attr-defined]
-                continue
-            if kind is Rejected:
-                self._reject(entry, body, work)  # type: ignore[arg-type]
-                continue
-            key = entry.key
-            job = jobs.get(key)
-            if job is None:
-                job = jobs[key] = Job(key, rows.get(key), clock)
-            job.entries.append((at, entry))
-
-    def _reject(self, entry: Entry, body: Rejected, work: Work) -> None:
-        source = (self.layout.topics[entry.topic], self.layout.number, entry.offset, entry.recorded_at)
-        work.bury(
-            self.layout.dead_letters,
-            stage="parse",
-            reason=body.reason,
-            detail=body.detail,
-            key=entry.key or None,
-            source=source,
-        )
-
-    def _close(self, job: Job[S], work: Work) -> None:
-        """Encode the row, and set its timer."""
-        due = self._keyed.close(job, work)
-        scheduled = NEVER if job.popped or job.row is None else next_due(job.row)
-        if due < scheduled:
-            self._timers.set(due, job.key)
-
-    def _finish(self, work: Work, clock: int) -> Unit:
-        """Stage what the unit changed, and return it."""
-        record = self.record
-        names = self.layout.topics
-        last = {entry.topic: entry for entry in self._taken}
-        for topic, entry in last.items():
-            record.offsets[names[topic]] = entry.offset + 1
-            record.times[names[topic]] = entry.at
-        self._taken, self._clocks, self._marks = [], [], None
+    def _finish(self, work: Work, clock: int, records: int = 0) -> Unit:
+        """Stage what the unit changed, and return it; `records` of what was shown are taken."""
+        record, rows, topics = self.record, self.rows, self.layout.topics
+        for index, (_, _, offset, at, _, _, _) in self._merge.take(records).items():
+            record.offsets[topics[index]] = offset + 1
+            record.times[topics[index]] = at
+        self._taken, self._marks = [], None
         record.clock = clock
         record.pending = [pending for pending, _ in self._directives]
         for name, n in work.counts.items():
             record.counts[name] = record.counts.get(name, 0) + n
         record.shared = self._processor.encode_shared(self._shared)
-        raw = record.encode()
-        rows = self.rows
+        if work.rows:
+            record.row_version = self._processor.version
         for key, row in work.rows.items():
             if row is None:
                 rows.pop(key, None)
             else:
                 rows[key] = row
-        rows[PARTITION_KEY] = raw
-        return Unit(work.rows, work.outputs, dict(record.offsets), work.records, raw)
+        for due, key in work.timers:
+            self._timers.set(due, key)
+        raw = rows[PARTITION_KEY] = record.encode()
+        return Unit(work.rows, work.outputs, dict(record.offsets), records, raw)
 
     def _holds(self, directive: Directive) -> bool:
         self.held = self._processor.missing(directive)
@@ -448,10 +458,12 @@ class Partition(Generic[S, H]):
         """Return the next offsets of what was merged up to and with `clock`."""
         if self._marks is None:
             self._marks = {}
-            for at, entry in zip(self._clocks, self._taken, strict=True):
-                clocks, nexts = self._marks.setdefault(self.layout.topics[entry.topic], ([], []))
-                clocks.append(at)
-                nexts.append(entry.offset + 1)
+            at_last = self.record.clock
+            for _, topic, offset, at, _, _, _ in self._taken:
+                at_last = max(at_last, at)
+                clocks, nexts = self._marks.setdefault(self.layout.topics[topic], ([], []))
+                clocks.append(at_last)
+                nexts.append(offset + 1)
         offsets = dict(self.record.offsets)
         for topic, (clocks, nexts) in self._marks.items():
             if n := bisect_right(clocks, clock):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 NEVER = 2**63 - 1
 """A due time that does not come."""
@@ -110,7 +110,9 @@ class Processor(Protocol[S, H]):
     """
 
     version: int
-    """Of the row's encoding, 0 to 255; a row of another version refuses to be read."""
+    """Of the row's encoding that is written, 1 to 255; a worker refuses a partition with rows of a higher one."""
+    earlier: Mapping[int, Callable[[bytes], S]]
+    """By version, how the bodies of rows from before `version` are read; they are written back in `version`."""
 
     def parse(self, topic: str, key: bytes | None, value: bytes | None, recorded_at: int) -> Parsed:
         """Read a record; `recorded_at` is the broker's time of it.

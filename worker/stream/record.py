@@ -18,8 +18,13 @@ ATTACHMENT_NAME_BYTES = 8
 QUARANTINED = 1
 """A timer of this row raised: its timers rest until a record of the key is applied again."""
 
+FORMAT = 1
+"""Of the partition record. Fields are only appended, with defaults."""
+
 _HEADER = struct.Struct(">BBq")
 HEADER_BYTES = _HEADER.size
+unpack_header = _HEADER.unpack_from
+"""Returns what `read_header` does, as a plain tuple: where each row of a unit is read."""
 
 
 class Header(NamedTuple):
@@ -74,7 +79,8 @@ class PartitionRecord(msgspec.Struct, array_like=True):
 
     `offsets` are the next to read, by topic; at start they win over those of the consumer group. `times` are the event
     times of the records before them, which those without a readable time take. `topic_ids` and `partitions` name the
-    cluster and the layout that the offsets belong to. `counts` only ever grow.
+    cluster and the layout that the offsets belong to. `counts` only ever grow. `row_version` is the highest encoding
+    version of a row that was written.
     """
 
     clock: int = 0
@@ -85,7 +91,8 @@ class PartitionRecord(msgspec.Struct, array_like=True):
     pending: list[Pending] = []
     counts: dict[str, int] = {}
     shared: bytes | None = None
-    format: int = 1
+    format: int = FORMAT
+    row_version: int = 0
 
     def encode(self) -> bytes:
         return _encode(self)
@@ -94,8 +101,11 @@ class PartitionRecord(msgspec.Struct, array_like=True):
     def decode(cls, raw: bytes) -> PartitionRecord:
         """Return the record; a format that this version does not know is refused."""
         record = _decoder.decode(raw)
-        if record.format != 1:
-            raise ValueError(f"partition record: format {record.format} was written by another version; allowed is 1")
+        if record.format != FORMAT:
+            raise ValueError(
+                f"partition record: format {record.format} was written by a newer worker, allowed is {FORMAT}: "
+                f"upgrade all workers first"
+            )
         return record
 
 
@@ -115,4 +125,5 @@ __all__ = [
     "next_due",
     "pack_row",
     "read_header",
+    "unpack_header",
 ]

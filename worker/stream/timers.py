@@ -32,25 +32,29 @@ class Timers:
         """Note that `key` wants to be woken at `due`."""
         heapq.heappush(self._heap, (due, key))
 
-    def first(self) -> tuple[int, bytes] | None:
-        """Return the earliest true (due, key), putting back what was postponed; None when there is none."""
+    def pop_due(self, horizon: int, keys: set[bytes], *, keys_max: int, looks_max: int) -> tuple[int, bytes] | None:
+        """Move the keys whose timers are due before the horizon into `keys`.
+
+        Stops where `keys` would hold more than `keys_max`, and after `looks_max` entries that were not true. Returns
+        where it stopped, as (due, key): no timer that is left comes before. None: nothing is left before the horizon.
+        """
         heap, rows = self._heap, self._rows
-        while heap:
-            entry = heap[0]
-            due, key = entry
+        looks = 0
+        while heap and heap[0][0] < horizon:
+            entry = due, key = heap[0]
             true_due = next_due(rows[key])
-            if true_due == due:
+            if due == true_due:
+                if key not in keys:
+                    if len(keys) == keys_max:
+                        return entry
+                    keys.add(key)
+                heapq.heappop(heap)
+                continue
+            if looks == looks_max:
                 return entry
-            if true_due < NEVER:
-                later = (true_due, key)
-                heapq.heapreplace(heap, later)
-            else:
+            looks += 1
+            if due < true_due < NEVER:
+                heapq.heapreplace(heap, (true_due, key))
+            else:  # dropped, or brought forward: then another entry has come up before
                 heapq.heappop(heap)
         return None
-
-    def pop(self) -> None:
-        """Drop the earliest entry, and its duplicates."""
-        heap = self._heap
-        entry = heapq.heappop(heap)
-        while heap and heap[0] == entry:
-            heapq.heappop(heap)
