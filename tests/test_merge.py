@@ -130,7 +130,7 @@ def test_a_backlog_merges_the_same_way_however_it_is_fed_shown_and_taken(queues,
         merge.expect(topic, more=bool(left[topic]))
     while len(taken) < len(expected):
         show(merge, data.draw(st.integers(0, 6)))
-        taken += take(merge, data.draw(st.integers(0, 6)))
+        taken += take(merge, data.draw(st.integers(1, 6)))
         topic = data.draw(st.sampled_from([*merge.starving(), 0, 1, 2]))
         n = data.draw(st.integers(1, 5))
         push(merge, topic, *left[topic][:n])

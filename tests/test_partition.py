@@ -336,17 +336,6 @@ def test_what_came_first_at_the_live_edge_stays_first():
     assert said(outcome, b"z")[0][1:3] == [101, 110]
 
 
-def test_the_partition_refuses_a_row_of_another_version():
-    rows = dict(run(left=[(b"a", Op(100))]).rows)
-    toy = Toy()
-    toy.version = 2
-    partition = Partition(LAYOUT, toy, rows)
-    partition.feed("left", [Record(1, 0, b"a", b'{"at": 101}')])
-    partition.advance()  # closes the day
-    with pytest.raises(RuntimeError, match=r"encoding version 1 was written .* allowed is 2"):
-        partition.advance()
-
-
 def test_silence_wakes_and_days_close():
     outcome = run(left=[(b"a", Op(100)), (b"a", Op(103)), (b"z", Op(100 + 3 * DAY))])
     assert [entry[2] for entry in said(outcome, b"a") if entry[1] == "silence"] == [103 + SILENCE]

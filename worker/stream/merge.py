@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from operator import itemgetter
-from typing import TYPE_CHECKING, TypeAlias
+from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from worker.stream.processor import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Entry: TypeAlias = tuple[int, int, int, int, bytes | None, object, int]
+Entry: TypeAlias = tuple[int, int, int, int, bytes | None, Any, int]
 """A parsed record that waits: rank, topic, offset, event time (or that of the record before it), key, body, and the
 broker's time of it. A plain tuple, whose order is the merged one. Without a key it moves no row."""
 
 BEFORE_ALL = -NEVER
-_topic_of = itemgetter(1)
 
 
 class Merge:
@@ -76,14 +74,20 @@ class Merge:
 
     def take(self, n: int) -> dict[int, Entry]:
         """Take `n` of what was shown; return the last record of each topic among them."""
-        taken = self._ordered[:n]
-        del self._ordered[:n]
-        self._shown -= n
-        last = dict(zip(map(_topic_of, taken), taken, strict=True))
-        for topic, entry in last.items():
-            count = bisect_right(self._queues[topic], entry)
-            del self._queues[topic][:count]
-            self._merged[topic] -= count
+        last: dict[int, Entry] = {}
+        if n:
+            ordered = self._ordered
+            first, rest = ordered[0], ordered[n : n + 1]
+            for topic, (queue, merged) in enumerate(zip(self._queues, self._merged, strict=True)):
+                count = bisect_left(queue, rest[0], 0, merged) if rest else merged
+                if topic == first[1]:
+                    count = max(count, 1)  # what stayed next may have been overtaken since
+                if count:
+                    last[topic] = queue[count - 1]
+                    del queue[:count]
+                    self._merged[topic] -= count
+            del ordered[:n]
+            self._shown -= n
         return last
 
     def _reconsider(self) -> None:

@@ -334,25 +334,29 @@ class Partition(Generic[S, H]):
         """Return as many of the next records as a unit holds, up to the barrier."""
         keys_max = self._keys_max
         stimuli: dict[bytes, list[Stimulus]] = {}
+        known = stimuli.get
         others: list[Entry] = []
         clock, count = self.record.clock, 0
         ahead = self._merge.ahead(self._records_max)
         for entry in ahead:
-            _, _, _, at, key, body, _ = entry
-            if at > clock:
-                if at > barrier or type(body) is _Read:
-                    break
-                clock = at
-            if key is None:
-                if type(body) is _Read:
-                    break
-                others.append(entry)
-            elif key in stimuli:
-                stimuli[key].append((clock, at, body, entry))
-            elif len(stimuli) == keys_max:
+            rank, _, _, at, key, body, _ = entry
+            if key is None and type(body) is _Read:
                 break
+            reached = at if at > clock else clock
+            if reached > barrier:
+                break
+            if key is None:
+                others.append(entry)
             else:
-                stimuli[key] = [(clock, at, body, entry)]
+                stimulus = entry if rank == reached else (reached, *entry[1:])
+                mine = known(key)
+                if mine is not None:
+                    mine.append(stimulus)
+                elif len(stimuli) < keys_max:
+                    stimuli[key] = [stimulus]
+                else:
+                    break
+            clock = reached
             count += 1
         self._taken = ahead[:count]
         return _Taken(count, clock, stimuli, others)

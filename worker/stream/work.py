@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 S = TypeVar("S")
 H = TypeVar("H")
-Stimulus: TypeAlias = "tuple[int, int, object, Entry]"
-"""A record of a key: the clock at it, its event time, its body, and where it came from."""
+Stimulus: TypeAlias = "Entry"
+"""A record of a key, with the clock at it in place of its rank."""
 
 WAKES_WITHOUT_PROGRESS_MAX = 16
 NONE: frozenset[Any] = frozenset()
@@ -211,7 +211,7 @@ class KeyedWork(Generic[S, H]):
                         continue
                     state = decode(row[HEADER_BYTES:])
                 due = scheduled
-                for clock, at, body, _ in mine:
+                for clock, _, _, at, _, body, _ in mine:
                     if due < clock:
                         break
                     context.clock = clock
@@ -268,7 +268,8 @@ class KeyedWork(Generic[S, H]):
             index, state = job.index, job.state
             wanted = NEVER if job.resting else due_of(state)
             due = max(wanted, job.floor)
-            clock, at, body, entry = stimuli[index] if index < count else (job.horizon, 0, None, None)
+            stimulus = stimuli[index] if index < count else None
+            clock = job.horizon if stimulus is None else stimulus[0]
             try:
                 if due < clock:
                     if (index, job.woken) in job.failed:
@@ -280,19 +281,20 @@ class KeyedWork(Generic[S, H]):
                     job.floor = context.clock = due
                     effects = processor.wake(state, shared, due, context)
                     job.woken += 1
-                elif entry is None:
+                elif stimulus is None:
                     return None
                 else:
                     job.index = index + 1
                     if index in job.skipped:
                         continue
                     job.floor = context.clock = clock
+                    _, _, _, at, _, body, _ = stimulus
                     effects = apply(state, shared, at, body, context)
                     job.resting, job.furthest = False, -NEVER
             except AssertionError:
                 raise
             except Exception as error:  # noqa: BLE001 - dead-lettered, never swallowed
-                self._failed(job, None if due < clock else entry, index, error, work)
+                self._failed(job, None if due < clock else stimulus, index, error, work)
                 continue
             if effects:
                 context.split(effects, job.effects)
@@ -328,15 +330,15 @@ class KeyedWork(Generic[S, H]):
         if due < (NEVER if popped or row is None else next_due(row)):
             work.timers.append((due, job.key))
 
-    def _failed(self, job: Job[S], entry: Entry | None, index: int, error: Exception, work: Work) -> None:
+    def _failed(self, job: Job[S], stimulus: Stimulus | None, index: int, error: Exception, work: Work) -> None:
         """Note the failure and begin again without its cause; what came before gives the same again."""
-        if entry is None:
+        if stimulus is None:
             job.failed |= {(index, job.woken)}
             stage, source = "timer", None
         else:
             job.skipped |= {index}
             stage = "step"
-            _, topic, offset, _, _, _, recorded_at = entry
+            _, topic, offset, _, _, _, recorded_at = stimulus
             source = (self._topics[topic], self._context.partition, offset, recorded_at)
         work.bury(
             self._dead_letters,
