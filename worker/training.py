@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from worker.recall.risk.trainer import Trainer
-    from worker.stream.partition import SourceRecord
+    from worker.stream.entries import SourceRecord
     from worker.stream.processor import Output
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import orjson
@@ -52,10 +52,10 @@ class Customers:
     """
 
     version = VERSION
-    earlier: ClassVar[Mapping[int, Callable[[bytes], Profile]]] = {}
 
     def __init__(self, shop: Shop, playbooks: Sequence[Playbook], models: Mapping[int, Scorer]) -> None:
         self.shop = shop
+        self.earlier: Mapping[int, Callable[[bytes], Profile]] = {}
         self._days = shop.days
         self._currency = shop.currency
         self._playbooks = {book.version: InForce.of(book, shop) for book in playbooks}

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 
     from worker.stream.committer import Committer
+    from worker.stream.entries import SourceRecord
     from worker.stream.exits import Die
-    from worker.stream.partition import SourceRecord, Unit
+    from worker.stream.partition import Unit
     from worker.stream.processor import Output
 
 log = structlog.get_logger("recall.stream")

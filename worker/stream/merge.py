@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from worker.stream.processor import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Entry: TypeAlias = tuple[int, int, int, int, bytes | None, Any, int]
-"""A parsed record that waits: rank, topic, offset, event time (or that of the record before it), key, body, and the
-broker's time of it. A plain tuple, whose order is the merged one. Without a key it moves no row."""
+    from worker.stream.entries import Entry
 
 BEFORE_ALL = -NEVER
 
@@ -111,7 +109,7 @@ class Merge:
         start = len(self._ordered)
         for topic, queue in enumerate(self._queues):
             begin = self._merged[topic]
-            end = self._merged[topic] = bisect_right(queue, bound, begin)  # type: ignore[type-var]
+            end = self._merged[topic] = bisect_right(queue, bound, begin)
             if end > begin:
                 self._ordered += queue[begin:end]
                 parts += 1

@@ -17,32 +17,22 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
-from worker.stream.merge import Entry, Merge
-from worker.stream.processor import NEVER, Directive, Ignored, Output, Processor, Rejected, Tick
-from worker.stream.record import PARTITION_KEY, RESERVED, PartitionRecord, Pending
+from worker.stream.entries import Entry, Read, Reader, Refused, where
+from worker.stream.merge import Merge
+from worker.stream.processor import Directive, Ignored, Output, Processor
+from worker.stream.record import PARTITION_KEY, PartitionRecord, Pending, next_due
 from worker.stream.timers import Timers
-from worker.stream.work import Job, KeyContext, KeyedWork, Stimulus, Work, where
+from worker.stream.work import Job, KeyContext, KeyedWork, Stimulus, Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 
+    from worker.stream.entries import SourceRecord
+
 S = TypeVar("S")
 H = TypeVar("H")
-
-
-class SourceRecord(Protocol):
-    """What is read of a source record; aiokafka's `ConsumerRecord` is one."""
-
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
 
 
 class Unit(NamedTuple):
@@ -70,32 +60,24 @@ class Layout(NamedTuple):
     dead_letters: str
 
 
-class _Read(NamedTuple):
-    """A directive as it was read, in case that it has to wait."""
+class _Limits(NamedTuple):
+    """How many keys a unit holds on account of records, and as many of timers; and how many records."""
 
-    directive: Directive
-    pending: Pending
+    keys: int
+    records: int
 
-
-class _Refused(NamedTuple):
-    """A record that could not be understood, and its key, which names no row."""
-
-    rejected: Rejected
-    key: bytes | None
+    def halved(self) -> _Limits:
+        return _Limits(max(1, self.keys // 2), max(1, self.records // 2))
 
 
 class _Taken(NamedTuple):
-    """The next records of the merged order, by what they move."""
+    """The next records in the merged order, `number` of them, by what they move."""
 
-    count: int
+    number: int
     clock: int
     """After the last of them."""
     stimuli: dict[bytes, list[Stimulus]]
     others: list[Entry]
-
-
-NO_KEY = frozenset({Tick, Directive, Ignored, Rejected})
-"""Bodies that move no row."""
 
 
 class Partition(Generic[S, H]):
@@ -113,10 +95,12 @@ class Partition(Generic[S, H]):
         *,
         rows_max: int = 2048,
         records_max: int = 8192,
+        bytes_max: int | None = None,
     ) -> None:
         """Take up the partition where its record in `rows` left it.
 
-        `rows_max` bounds the rows and `records_max` the records of a unit.
+        `rows_max` bounds the rows and `records_max` the records of a unit. Where `bytes_max` is given, its rows are no
+        larger than that in the changelog, unless those of a single record and a single timer are.
         """
         raw = rows.get(PARTITION_KEY)
         self.layout = layout
@@ -134,11 +118,10 @@ class Partition(Generic[S, H]):
         self._shared = processor.decode_shared(self.record.shared)
         self._merge = Merge(layout.topics)
         self._index = {topic: i for i, topic in enumerate(layout.topics)}
-        self._last_at = [self.record.times.get(topic, 0) for topic in layout.topics]
-        self._fed = [self.record.offsets.get(topic, 0) for topic in layout.topics]
+        self._reader = Reader(processor, layout.topics, self.record.offsets, self.record.times, self._take_ahead)
         self._timers = Timers(rows)
-        self._keys_max = max(1, rows_max // 2)
-        self._records_max = records_max
+        self._limits = _Limits(max(1, rows_max // 2), records_max)
+        self._bytes_max = bytes_max
         self._context = KeyContext(layout.number, rows, self._offsets_at)
         self._keyed = KeyedWork(processor, self._context, layout.topics, layout.dead_letters)
         self._directives = [(p, self._directive_of(p)) for p in self.record.pending]
@@ -193,44 +176,7 @@ class Partition(Generic[S, H]):
     def feed(self, topic: str, records: Iterable[SourceRecord]) -> None:
         """Buffer records of a topic, in its order; those that were fed or applied before are left out."""
         index = self._index[topic]
-        parse = self._processor.parse
-        last, fed, rank = self._last_at[index], self._fed[index], self._merge.rank(index)
-        entries: list[Entry] = []
-        for record in records:
-            offset = record.offset
-            if offset < fed:
-                continue
-            fed = offset + 1
-            key, recorded_at = record.key, record.timestamp
-            try:
-                at, body = parse(topic, key, record.value, recorded_at)
-            except AssertionError:
-                raise
-            except Exception as error:  # noqa: BLE001 - dead-lettered, never swallowed
-                at, body = None, Rejected("parse raised", where(error))
-            if key and key[0] == RESERVED[0]:
-                at, body = None, Rejected("reserved key", "a key must not begin with a zero byte")
-            if at is not None:
-                last = at
-            if last > rank:
-                rank = last
-            if type(body) in NO_KEY:
-                entries.append((rank, index, offset, last, None, self._without_key(topic, record, body), recorded_at))
-            else:
-                entries.append((rank, index, offset, last, key or b"", body, recorded_at))
-        self._last_at[index], self._fed[index] = last, fed
-        self._merge.push(index, entries)
-
-    def _without_key(self, topic: str, record: SourceRecord, body: object) -> object:
-        """Return what a record that moves no row waits as."""
-        if type(body) is Rejected:
-            return _Refused(body, record.key or None)
-        if type(body) is Directive:
-            if body.ahead:
-                self._shared, _ = self._processor.direct(self._shared, body, self._context)
-            place = (topic, record.offset, record.timestamp, record.key, record.value)
-            return _Read(body, Pending(body.effective_at or 0, *place))
-        return body
+        self._merge.push(index, self._reader.read(index, records, self._merge.rank(index)))
 
     def buffered(self, topic: str) -> int:
         """Return how many records of the topic were fed and not yet applied."""
@@ -249,7 +195,7 @@ class Partition(Generic[S, H]):
             return None
         [head] = ahead
         _, _, _, at, _, body, _ = head
-        if type(body) is _Read:
+        if type(body) is Read:
             if self.record.clock > (barrier := self._barrier()):
                 return self._up_to(barrier, self.record.clock)
             return self._direct(body)
@@ -263,10 +209,7 @@ class Partition(Generic[S, H]):
 
     def _up_to(self, barrier: int, clock: int) -> Unit | None:
         """Bring all keys up to the barrier, then take what waits there; `clock` is what will be."""
-        work = Work()
-        due: set[bytes] = set()
-        edge = self._pop_due(barrier, due)
-        reached = self._run(work, due, {}, edge, barrier)
+        work, reached, _ = self._fitting(barrier, barrier, records=False)
         if reached == barrier:
             processor, context = self._processor, self._context
             if processor.shared_due(self._shared) <= barrier:
@@ -280,7 +223,7 @@ class Partition(Generic[S, H]):
                 return None
         return self._finish(work, max(self.record.clock, reached))
 
-    def _direct(self, read: _Read) -> Unit | None:
+    def _direct(self, read: Read) -> Unit | None:
         """Take a directive that was just merged, or lay it by until its time."""
         directive, pending = read
         work = Work()
@@ -316,49 +259,75 @@ class Partition(Generic[S, H]):
 
     def _records(self, barrier: int, clock: int) -> Unit:
         """Run what is due before the next record, which moves the clock to `clock`; then take it, and more."""
-        due: set[bytes] = set()
-        edge = self._pop_due(clock, due)
+        work, reached, count = self._fitting(barrier, clock, records=True)
+        return self._finish(work, reached, count)
+
+    def _fitting(self, barrier: int, clock: int, *, records: bool) -> tuple[Work, int, int]:
+        """Attempt what a unit may hold, then half of it, until the rows fit; return what `_attempt` does.
+
+        Rows are written only when a unit is finished, and `shared` is never changed in place: an attempt leaves nothing
+        behind but the timers it has taken out of the heap.
+        """
+        limits, smallest = self._limits, _Limits(1, 1)
+        while True:
+            due: set[bytes] = set()
+            work, shared, reached, count = self._attempt(limits, due, barrier, clock, records=records)
+            if self._bytes_max is None or limits == smallest or work.size() <= self._bytes_max:
+                self._shared = shared
+                return work, reached, count
+            for key in due:
+                self._timers.set(next_due(self.rows[key]), key)
+            limits = limits.halved()
+
+    def _attempt(
+        self, limits: _Limits, due: set[bytes], barrier: int, clock: int, *, records: bool
+    ) -> tuple[Work, H, int, int]:
+        """Bring keys up to `clock`, then take records up to the barrier; the keys that were woken go into `due`.
+
+        Returns what changed, `shared` after it, how far the clock came, and the number of records.
+        """
         taken = _Taken(0, clock, {}, [])
-        if edge is None:
-            taken = self._ahead(barrier)
-            edge = self._pop_due(taken.clock, due)
+        edge = self._timers.pop_due(clock, due, keys_max=limits.keys, looks_max=limits.records)
+        if edge is None and records:
+            taken = self._ahead(limits, barrier)
+            edge = self._timers.pop_due(taken.clock, due, keys_max=limits.keys, looks_max=limits.records)
             if edge is not None:
-                taken = self._ahead(min(barrier, edge[0]))
+                taken = self._ahead(limits, min(barrier, edge[0]))
         work = Work()
         for entry in taken.others:
             self._count(entry, work)
-        reached = self._run(work, due, taken.stimuli, edge, taken.clock)
-        return self._finish(work, reached, taken.count)
+        general: dict[bytes, Sequence[Stimulus]] = {key: taken.stimuli.pop(key, ()) for key in due}
+        reached = taken.clock if edge is None else edge[0]
+        general.update(self._keyed.sweep(taken.stimuli, self._shared, reached, work))
+        return work, self._run(work, general, due, edge, reached), reached, taken.number
 
-    def _ahead(self, barrier: int) -> _Taken:
+    def _ahead(self, limits: _Limits, barrier: int) -> _Taken:
         """Return as many of the next records as a unit holds, up to the barrier."""
-        keys_max = self._keys_max
         stimuli: dict[bytes, list[Stimulus]] = {}
-        known = stimuli.get
         others: list[Entry] = []
-        clock, count = self.record.clock, 0
-        ahead = self._merge.ahead(self._records_max)
+        known, clock, count = stimuli.get, self.record.clock, 0
+        ahead = self._merge.ahead(limits.records)
         for entry in ahead:
             rank, _, _, at, key, body, _ = entry
-            if key is None and type(body) is _Read:
-                break
-            reached = at if at > clock else clock
+            reached = at if at > clock else clock  # noqa: FURB136 - max() is five times as slow
             if reached > barrier:
                 break
             if key is None:
+                if type(body) is Read:
+                    break
                 others.append(entry)
             else:
                 stimulus = entry if rank == reached else (reached, *entry[1:])
                 mine = known(key)
                 if mine is not None:
                     mine.append(stimulus)
-                elif len(stimuli) < keys_max:
+                elif len(stimuli) < limits.keys:
                     stimuli[key] = [stimulus]
                 else:
                     break
             clock = reached
             count += 1
-        self._taken = ahead[:count]
+        self._taken, self._marks = ahead[:count], None
         return _Taken(count, clock, stimuli, others)
 
     def _count(self, entry: Entry, work: Work) -> None:
@@ -366,7 +335,7 @@ class Partition(Generic[S, H]):
         _, topic, offset, _, _, body, recorded_at = entry
         if type(body) is Ignored:
             work.counts[f"ignored.{body.reason}"] += 1
-        elif type(body) is _Refused:
+        elif type(body) is Refused:
             work.bury(
                 self.layout.dead_letters,
                 stage="parse",
@@ -376,32 +345,23 @@ class Partition(Generic[S, H]):
                 source=(self.layout.topics[topic], self.layout.number, offset, recorded_at),
             )
 
-    def _pop_due(self, horizon: int, due: set[bytes]) -> tuple[int, bytes] | None:
-        """Add the keys with a timer before the horizon to `due`; return the first timer that does not fit."""
-        return self._timers.pop_due(horizon, due, keys_max=self._keys_max, looks_max=self._records_max)
-
     def _run(
         self,
         work: Work,
+        general: Mapping[bytes, Sequence[Stimulus]],
         due: set[bytes],
-        stimuli: dict[bytes, list[Stimulus]],
         edge: tuple[int, bytes] | None,
         horizon: int,
-    ) -> int:
-        """Apply records and run the timers due before the horizon; return how far the clock came.
+    ) -> H:
+        """Apply records and run the timers due before the horizon; return `shared` after it.
 
-        Where more keys are due than a unit holds, it ends earlier, at the `edge`, the first timer that is left.
+        Timers at the edge itself, the first that is left to a later unit, go by key: those before it belong to this one.
         """
-        if edge is not None:
-            horizon = edge[0]
-        general: dict[bytes, Sequence[Stimulus]] = {key: stimuli.pop(key, ()) for key in due}
-        general.update(self._keyed.sweep(stimuli, self._shared, horizon, work))
         jobs: dict[bytes, Job[S]] = {}
         decisions: list[tuple[int, bytes]] = []
         keyed, shared, clock = self._keyed, self._shared, self.record.clock
         # A key without a decision is done with at once: rows that are all alive together fall out of the CPU's caches.
         for key, mine in general.items():
-            # Timers at the edge itself go by key: those before it are due now.
             job: Job[S] = Job(key, mine, clock, horizon + 1 if edge is not None and key < edge[1] else horizon)
             keyed.open(job)
             wanted = keyed.run(job, shared, work)
@@ -421,8 +381,7 @@ class Partition(Generic[S, H]):
                 keyed.close(jobs.pop(key), work, popped=key in due)
             else:
                 heapq.heapreplace(decisions, (again, key))
-        self._shared = shared
-        return horizon
+        return shared
 
     def _finish(self, work: Work, clock: int, records: int = 0) -> Unit:
         """Stage what the unit changed, and return it; `records` of what was shown are taken."""
@@ -448,6 +407,9 @@ class Partition(Generic[S, H]):
         raw = rows[PARTITION_KEY] = record.encode()
         return Unit(work.rows, work.outputs, dict(record.offsets), records, raw)
 
+    def _take_ahead(self, directive: Directive) -> None:
+        self._shared, _ = self._processor.direct(self._shared, directive, self._context)
+
     def _holds(self, directive: Directive) -> bool:
         self.held = self._processor.missing(directive)
         return self.held is not None
@@ -462,11 +424,11 @@ class Partition(Generic[S, H]):
         """Return the next offsets of what was merged up to and with `clock`."""
         if self._marks is None:
             self._marks = {}
-            at_last = self.record.clock
-            for _, topic, offset, at, _, _, _ in self._taken:
-                at_last = max(at_last, at)
-                clocks, nexts = self._marks.setdefault(self.layout.topics[topic], ([], []))
-                clocks.append(at_last)
+            reached = self.record.clock
+            for _, index, offset, at, _, _, _ in self._taken:
+                reached = max(reached, at)
+                clocks, nexts = self._marks.setdefault(self.layout.topics[index], ([], []))
+                clocks.append(reached)
                 nexts.append(offset + 1)
         offsets = dict(self.record.offsets)
         for topic, (clocks, nexts) in self._marks.items():

@@ -9,7 +9,7 @@ from worker.stream.processor import NEVER
 from worker.stream.record import RESERVED, next_due
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableSet
 
 
 class Timers:
@@ -32,7 +32,9 @@ class Timers:
         """Note that `key` wants to be woken at `due`."""
         heapq.heappush(self._heap, (due, key))
 
-    def pop_due(self, horizon: int, keys: set[bytes], *, keys_max: int, looks_max: int) -> tuple[int, bytes] | None:
+    def pop_due(
+        self, horizon: int, keys: MutableSet[bytes], *, keys_max: int, looks_max: int
+    ) -> tuple[int, bytes] | None:
         """Move the keys whose timers are due before the horizon into `keys`.
 
         Stops where `keys` would hold more than `keys_max`, and after `looks_max` entries that were not true. Returns

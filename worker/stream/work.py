@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import traceback
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from worker.stream.dead_letters import dead_letter
+from worker.stream.entries import where
 from worker.stream.processor import NEVER, Attach, Count, Effect, Output, Processor
 from worker.stream.record import HEADER_BYTES, QUARANTINED, attachment_key, next_due, pack_row, unpack_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from worker.stream.merge import Entry
+    from worker.stream.entries import Entry
 
 S = TypeVar("S")
 H = TypeVar("H")
@@ -23,15 +23,8 @@ Stimulus: TypeAlias = "Entry"
 WAKES_WITHOUT_PROGRESS_MAX = 16
 NONE: frozenset[Any] = frozenset()
 BEFORE_ALL = -NEVER
-
-
-def where(error: BaseException) -> str:
-    """Name an exception by its type and the place that raised it; not by its message, which may hold personal data."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return type(error).__name__
-    frame = frames[-1]
-    return f"{type(error).__name__} in {frame.name}, line {frame.lineno}"
+RECORD_OVERHEAD_BYTES = 64
+"""Of a record in the changelog, beside its key and value."""
 
 
 class Job(Generic[S]):
@@ -102,7 +95,6 @@ class Job(Generic[S]):
             self.repeats += 1
 
 
-
 class Work:
     """What a unit has changed so far."""
 
@@ -136,13 +128,19 @@ class Work:
         self.counts[f"dead.{reason}"] += 1
         self.outputs.append(dead_letter(topic, stage=stage, reason=reason, detail=detail, key=key, source=source))
 
+    def size(self) -> int:
+        """Return about how many bytes the rows take in the changelog."""
+        return sum(len(key) + len(row or b"") + RECORD_OVERHEAD_BYTES for key, row in self.rows.items())
+
 
 class KeyContext:
     """`processor.Context`, moved along by the unit."""
 
     __slots__ = ("attachments", "clock", "key", "offsets_at", "partition", "rows")
 
-    def __init__(self, partition: int, rows: Mapping[bytes, bytes], offsets_at: Callable[[int], dict[str, int]]) -> None:
+    def __init__(
+        self, partition: int, rows: Mapping[bytes, bytes], offsets_at: Callable[[int], dict[str, int]]
+    ) -> None:
         self.clock = 0
         self.partition = partition
         self.rows = rows
@@ -175,8 +173,8 @@ class KeyedWork(Generic[S, H]):
     A record that raises goes to the dead letters and leaves the state as it was; so does a timer, and the key's timers
     rest until its next record. An assertion is no bad record: it ends the process.
 
-    There is a fast way, `sweep`, for a key to which nothing happens but that its records are applied. It gives up a key
-    where anything else comes up, and leaves no trace of it: the general way, `open` to `close`, begins at its row again.
+    The fast way, `sweep`, is for keys to which nothing happens but that their records are applied. It gives up a key
+    where anything else comes up, and leaves no trace of it: the general way, `open` to `close`, begins at its row.
     """
 
     def __init__(
@@ -192,49 +190,54 @@ class KeyedWork(Generic[S, H]):
     ) -> dict[bytes, Sequence[Stimulus]]:
         """Apply the records of keys that want nothing else up to and with the horizon; return what is left to do."""
         processor, context, version = self._processor, self._context, self._processor.version
-        decode, encode, apply, due_of = processor.decode, processor.encode, processor.apply, processor.next_due
+        decode, encode = processor.decode, processor.encode
         rows, changed = context.rows, work.rows
-        attachments: dict[bytes, bytes | None] = {}
-        effects: list[Effect] = []
         left: dict[bytes, Sequence[Stimulus]] = {}
         for key, mine in stimuli.items():
             row = rows.get(key)
-            context.key, context.attachments = key, attachments
-            try:
-                if row is None:
-                    scheduled = NEVER
-                    state = processor.new(key)
-                else:
-                    written, flags, scheduled = unpack_header(row)
-                    if written != version or flags:
-                        left[key] = mine
-                        continue
-                    state = decode(row[HEADER_BYTES:])
-                due = scheduled
-                for clock, _, _, at, _, body, _ in mine:
-                    if due < clock:
-                        break
-                    context.clock = clock
-                    said = apply(state, shared, at, body, context)
-                    if said:
-                        context.split(said, effects)
-                    due = due_of(state)
-            except AssertionError:
-                raise
-            except Exception:  # noqa: BLE001 - it comes again in the general way, which says what it was
-                due = BEFORE_ALL
+            if row is None:
+                scheduled = NEVER
+                state = processor.new(key)
+            else:
+                written, flags, scheduled = unpack_header(row)
+                if written != version or flags:
+                    left[key] = mine
+                    continue
+                state = decode(row[HEADER_BYTES:])
+            context.key = key
+            effects: list[Effect] = []
+            due = self._apply_all(state, scheduled, mine, shared, effects)
             if due > horizon:
                 changed[key] = pack_row(version, 0, due, encode(state))
                 if due < scheduled:
                     work.timers.append((due, key))
                 if effects:
                     work.take(effects)
-                changed.update(attachments)
+                if context.attachments:
+                    changed.update(context.attachments)
             else:
                 left[key] = mine
-            if effects or attachments:
-                effects, attachments = [], {}
+            if context.attachments:
+                context.attachments = {}
         return left
+
+    def _apply_all(self, state: S, due: int, stimuli: Sequence[Stimulus], shared: H, effects: list[Effect]) -> int:
+        """Apply records one after the other; return when the state wants to be woken, before all time to give up."""
+        context, apply, next_due = self._context, self._processor.apply, self._processor.next_due
+        try:
+            for clock, _, _, at, _, body, _ in stimuli:
+                if due < clock:
+                    return BEFORE_ALL
+                context.clock = clock
+                said = apply(state, shared, at, body, context)
+                if said:
+                    context.split(said, effects)
+                due = next_due(state)
+        except AssertionError:
+            raise
+        except Exception:  # noqa: BLE001 - it comes again in the general way, which says what it was
+            return BEFORE_ALL
+        return due
 
     def open(self, job: Job[S]) -> None:
         """Decode the row."""

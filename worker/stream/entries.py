@@ -1,0 +1,120 @@
+"""Source records, read: what waits in the merge."""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from worker.stream.processor import Directive, Ignored, Processor, Rejected, Tick
+from worker.stream.record import RESERVED, Pending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+S = TypeVar("S")
+H = TypeVar("H")
+
+Entry: TypeAlias = tuple[int, int, int, int, bytes | None, Any, int]
+"""Rank, topic (its index), offset, event time (or that of the record before it), key, body, and the broker's time.
+
+A plain tuple, whose order is the merged one (see `Merge`). Without a key it moves no row: then its body is a `Tick`,
+`Ignored`, `Refused` or `Read`.
+"""
+
+KEYLESS = frozenset({Tick, Directive, Ignored, Rejected})
+"""What `Processor.parse` makes of records that move no row."""
+
+
+class SourceRecord(Protocol):
+    """What is read of a source record; aiokafka's `ConsumerRecord` is one."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
+class Read(NamedTuple):
+    """A directive as it was read, in case that it has to wait."""
+
+    directive: Directive
+    pending: Pending
+
+
+class Refused(NamedTuple):
+    """A record that could not be understood, and its key, which names no row."""
+
+    rejected: Rejected
+    key: bytes | None
+
+
+def where(error: BaseException) -> str:
+    """Name an exception by its type and the place that raised it; not by its message, which may hold personal data."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return type(error).__name__
+    frame = frames[-1]
+    return f"{type(error).__name__} in {frame.name}, line {frame.lineno}"
+
+
+class Reader(Generic[S, H]):
+    """Reads the records of a partition's topics, each once; `ahead` takes a directive that acts before it is merged."""
+
+    def __init__(
+        self,
+        processor: Processor[S, H],
+        topics: Sequence[str],
+        offsets: Mapping[str, int],
+        times: Mapping[str, int],
+        ahead: Callable[[Directive], None],
+    ) -> None:
+        """Go on after the records before `offsets`, whose event times are `times`."""
+        self._processor = processor
+        self._topics = topics
+        self._read = [offsets.get(topic, 0) for topic in topics]
+        self._last_at = [times.get(topic, 0) for topic in topics]
+        self._ahead = ahead
+
+    def read(self, index: int, records: Iterable[SourceRecord], rank: int) -> list[Entry]:
+        """Return the topic's records that were not read before; `rank` is that of the one before them."""
+        topic, parse = self._topics[index], self._processor.parse
+        last, read = self._last_at[index], self._read[index]
+        entries: list[Entry] = []
+        for record in records:
+            offset = record.offset
+            if offset < read:
+                continue
+            read = offset + 1
+            key, recorded_at = record.key, record.timestamp
+            try:
+                at, body = parse(topic, key, record.value, recorded_at)
+            except AssertionError:
+                raise
+            except Exception as error:  # noqa: BLE001 - dead-lettered, never swallowed
+                at, body = None, Rejected("parse raised", where(error))
+            if key and key[0] == RESERVED[0]:
+                at, body = None, Rejected("reserved key", "a key must not begin with a zero byte")
+            if at is not None:
+                last = at
+            rank = last if last > rank else rank  # noqa: FURB136, PLR1730 - max() is five times as slow
+            if type(body) in KEYLESS:
+                entries.append((rank, index, offset, last, None, self._keyless(topic, record, body), recorded_at))
+            else:
+                entries.append((rank, index, offset, last, key or b"", body, recorded_at))
+        self._last_at[index], self._read[index] = last, read
+        return entries
+
+    def _keyless(self, topic: str, record: SourceRecord, body: object) -> object:
+        """Return what a record that moves no row waits as."""
+        if type(body) is Rejected:
+            return Refused(body, record.key or None)
+        if type(body) is Directive:
+            if body.ahead:
+                self._ahead(body)
+            place = (topic, record.offset, record.timestamp, record.key, record.value)
+            return Read(body, Pending(body.effective_at or 0, *place))
+        return body
