@@ -1,9 +1,9 @@
 """The merge of topics by the event times of their heads."""
 
+from itertools import accumulate
+
 from hypothesis import given
 from hypothesis import strategies as st
-
-from itertools import accumulate
 
 from worker.stream.merge import Merge
 
@@ -19,7 +19,9 @@ def push(merge, topic, *records):
     """Push records of a topic; all about them but their place is of no interest here."""
     ranks = accumulate((at for at, *_ in records), max, initial=merge.rank(topic))
     next(ranks)
-    merge.push(topic, [(rank, topic, offset, at, b"", None, 0) for rank, (at, _, offset) in zip(ranks, records)])
+    merge.push(
+        topic, [(rank, topic, offset, at, b"", None, 0) for rank, (at, _, offset) in zip(ranks, records, strict=True)]
+    )
 
 
 def show(merge, n=1000):

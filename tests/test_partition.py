@@ -4,9 +4,8 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toy import DAY, DECISIONS, LAYOUT, SILENCE, TOPICS, WAKES, Driver, Interpreter, Op, Record, Toy, history
+from toy import DAY, DECISIONS, SILENCE, TOPICS, WAKES, Driver, Interpreter, Op, Toy, history
 
-from worker.stream.partition import Partition
 from worker.stream.processor import NEVER
 from worker.stream.record import PARTITION_KEY, QUARANTINED, read_header
 from worker.stream.work import WAKES_WITHOUT_PROGRESS_MAX
@@ -69,12 +68,13 @@ cuts = st.lists(
     cuts=cuts,
     rows_max=st.sampled_from([2, 2, 3, 4, 7, 64]),
     records_max=st.sampled_from([1, 2, 3, 5, 64]),
+    bytes_max=st.sampled_from([None, None, 1, 250, 600]),
     rest=st.sampled_from([1, 3, 64]),
 )
-def test_cuts_change_nothing(topics, cuts, rows_max, records_max, rest):
+def test_cuts_change_nothing(topics, cuts, rows_max, records_max, bytes_max, rest):
     expected = Interpreter(Toy()).run(topics)
 
-    driver = Driver(topics, rows_max=rows_max, records_max=records_max)
+    driver = Driver(topics, rows_max=rows_max, records_max=records_max, bytes_max=bytes_max)
     for what, n in cuts:
         if what == "restart":
             driver.restart()
@@ -94,6 +94,23 @@ def test_cuts_change_nothing(topics, cuts, rows_max, records_max, rest):
     assert result.record == expected.record
     assert result.rows == expected.rows
     assert result.decisions == sorted(result.decisions)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(topics=backlogs, rows_max=st.sampled_from([2, 4, 64]), records_max=st.sampled_from([1, 3, 64]))
+def test_the_fast_way_does_what_the_general_one_does(topics, rows_max, records_max):
+    fast = Driver(topics, rows_max=rows_max, records_max=records_max)
+    general = Driver(topics, rows_max=rows_max, records_max=records_max)
+    general.partition._keyed.sweep = lambda stimuli, *_: stimuli
+    assert fast.finish() == general.finish()
+    assert fast.units == general.units
+
+
+def test_what_raises_leaves_no_trace_of_the_fast_way():
+    bad = [(b"a", Op(100, n=1)), (b"a", Op(101, n=2)), (b"a", Op(102, "raise")), (b"a", Op(103, n=4))]
+    outcome = run(left=[*bad, (b"b", Op(103))])
+    assert [entry[1] for entry in said(outcome, b"a") if entry[0] == "apply"] == [100, 101, 103]
+    assert outcome.record.counts["applied"] == 4
 
 
 def run(**topics):
@@ -264,6 +281,69 @@ def test_a_burst_of_timers_is_worked_off_in_bounded_units():
     one, other = results
     assert one.decisions == [(105, key) for key in names]
     assert one == other
+
+
+def test_a_kill_in_a_storm_of_timers_loses_none_and_runs_none_twice():
+    """A kill leaves what the units before it have committed: rows and outputs."""
+    kinds = ("decide", "opens", "chain")
+    opening = [(b"%04d" % (i * 7 % 2000), Op(100, timers=[(5 + i % 2, kinds[i % 3], 2)])) for i in range(2000)]
+    topics = history(left=[*opening, (b"z", Op(110))])
+    driver = Driver(topics, rows_max=64, records_max=512)
+    commits, clocks = [], []
+    while driver.advance() or driver.partition.starving():
+        for topic in driver.partition.starving():
+            driver.feed(topic, 512)
+        clocks.append(driver.partition.clock)
+        if driver.units % 23 == 0:
+            commits.append((dict(driver.changelog), len(driver.outputs)))
+    whole = driver.finish()
+    assert clocks == sorted(clocks)
+    assert len(whole.decisions) == len(set(whole.decisions)) == 1334
+    assert len(commits) > 5
+    for changelog, outputs in commits:
+        again = Driver(topics, rows_max=64, records_max=512)
+        again.changelog, again.outputs = changelog, driver.outputs[:outputs]
+        again.restart()
+        assert again.finish(512) == whole
+
+
+def test_postponed_timers_are_put_back_in_bounded_units():
+    """Each key's silence was set for 107 and then postponed: at 108 there is nothing to do but to see that."""
+    names = [b"%04d" % i for i in range(500)]
+    topics = history(left=[(key, Op(at)) for at in (100, 104) for key in names], right=[(None, Op(108, "tick"))])
+    driver = Driver(topics, rows_max=2048, records_max=50)
+    driver.feed("left", 1000)
+    driver.partition.expect("right", more=False)
+    while driver.advance():
+        pass
+    before = driver.units
+    driver.feed("right", 1)
+    assert driver.advance()
+    assert driver.partition.clock == 107
+    while driver.advance():
+        pass
+    assert driver.units - before == 10
+    assert driver.partition.clock == 108
+
+
+@pytest.mark.parametrize("bytes_max", [400, 1000])
+def test_the_rows_of_a_unit_fit_its_bytes(bytes_max):
+    names = [b"%04d" % i for i in range(60)]
+    topics = history(left=[*((key, Op(100, timers=[(5, "opens", 0)])) for key in names), (b"z", Op(130))])
+    free, bound = Driver(topics, rows_max=128), Driver(topics, rows_max=128, bytes_max=bytes_max)
+    sizes = []
+    advance = bound.partition.advance
+
+    def weigh():
+        unit = advance()
+        if unit is not None:
+            sizes.append(sum(64 + len(key) + len(row) for key, row in unit.rows.items()))
+        return unit
+
+    bound.partition.advance = weigh
+    assert bound.finish() == free.finish()
+    assert max(sizes) <= bytes_max
+    assert bound.units > free.units
 
 
 def later(n, effective_at, **more):

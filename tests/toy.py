@@ -76,9 +76,9 @@ class Toy:
     """`processor.Processor`; `loaded` names what no directive has to wait for."""
 
     version = 1
-    earlier = {}
 
     def __init__(self, loaded: set[str] | None = None) -> None:
+        self.earlier = {}
         self.loaded = set() if loaded is None else loaded
 
     def parse(self, topic: str, key: bytes | None, value: bytes | None, recorded_at: int) -> tuple[int | None, object]:
@@ -424,11 +424,12 @@ class Driver:
         *,
         rows_max: int = 64,
         records_max: int = 64,
+        bytes_max: int | None = None,
         toy: Toy | None = None,
     ) -> None:
         self.topics = topics
         self.toy = Toy() if toy is None else toy
-        self.rows_max, self.records_max = rows_max, records_max
+        self.rows_max, self.records_max, self.bytes_max = rows_max, records_max, bytes_max
         self.changelog: dict[bytes, bytes] = {}
         self.outputs: list[Output] = []
         self.units = 0
@@ -437,7 +438,12 @@ class Driver:
     def restart(self) -> None:
         """Begin again with the committed rows alone."""
         self.partition = Partition(
-            LAYOUT, self.toy, dict(self.changelog), rows_max=self.rows_max, records_max=self.records_max
+            LAYOUT,
+            self.toy,
+            dict(self.changelog),
+            rows_max=self.rows_max,
+            records_max=self.records_max,
+            bytes_max=self.bytes_max,
         )
         self.fed = dict.fromkeys(TOPICS, 0)
         for topic in TOPICS:

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 PARTITION_LANES = "partition"
 UNIT_ROWS_MAX = 2048
 PLAIN_UNIT_ROWS_MAX = 100
-"""In plain mode even the largest rows of a unit fit one record batch."""
+PLAIN_UNIT_BYTES_MAX = 800_000
+"""In plain mode the rows of a unit fit one record batch, and the partition record beside them."""
 
 
 def wall_ms() -> int:
@@ -54,8 +55,13 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
         await models.ready()
         if transactional and not app.topic_ids:
             app.topic_ids.update(await asyncio.to_thread(topics.ids, config))
-        rows_max = UNIT_ROWS_MAX if transactional else PLAIN_UNIT_ROWS_MAX
-        partition: Partition[Profile, Shared] = Partition(bootstrap.layout(number), customers, rows, rows_max=rows_max)
+        partition: Partition[Profile, Shared] = Partition(
+            bootstrap.layout(number),
+            customers,
+            rows,
+            rows_max=UNIT_ROWS_MAX if transactional else PLAIN_UNIT_ROWS_MAX,
+            bytes_max=None if transactional else PLAIN_UNIT_BYTES_MAX,
+        )
         in_force = partition.shared.playbook
         if in_force and not customers.knows(in_force):
             raise ValueError(

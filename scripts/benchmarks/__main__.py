@@ -3,7 +3,7 @@
 import argparse
 import importlib
 
-NAMES = ("partition", "rules")
+NAMES = ("partition", "rules", "timers")
 
 
 def main():

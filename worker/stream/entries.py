@@ -100,7 +100,7 @@ class Reader(Generic[S, H]):
                 at, body = None, Rejected("reserved key", "a key must not begin with a zero byte")
             if at is not None:
                 last = at
-            rank = last if last > rank else rank  # noqa: FURB136, PLR1730 - max() is five times as slow
+            rank = last if last > rank else rank  # noqa: FURB136 - max() is five times as slow
             if type(body) in KEYLESS:
                 entries.append((rank, index, offset, last, None, self._keyless(topic, record, body), recorded_at))
             else:

@@ -355,7 +355,7 @@ class Partition(Generic[S, H]):
     ) -> H:
         """Apply records and run the timers due before the horizon; return `shared` after it.
 
-        Timers at the edge itself, the first that is left to a later unit, go by key: those before it belong to this one.
+        Timers at the edge, the first that is left to a later unit, go by key: those before it belong to this one.
         """
         jobs: dict[bytes, Job[S]] = {}
         decisions: list[tuple[int, bytes]] = []
