@@ -83,9 +83,20 @@ def window(weeks: list[int], week: int) -> tuple[int, int]:
     >>> window([6, 1, 300, 0, 7, 1, 500, 200], 59)
     (1, 300)
     """
-    f = m = 0
-    for i in range(0, len(weeks), FIELDS):
-        if week - WEEKS_KEPT < weeks[i] <= week:
-            f += weeks[i + 1]
-            m += weeks[i + 2] - weeks[i + 3]
-    return f, m
+    orders, revenue, refunds = sums(weeks, week - WEEKS_KEPT + 1, week + 1)
+    return orders, revenue - refunds
+
+
+def sums(weeks: list[int], first: int, end: int) -> tuple[int, int, int]:
+    """Return orders, their revenue and refunds in the weeks from `first` to the one before `end`.
+
+    >>> sums([6, 1, 300, 0, 7, 1, 500, 200], 6, 7)
+    (1, 300, 0)
+    """
+    numbers = weeks[::FIELDS]
+    begin, stop = FIELDS * bisect_left(numbers, first), FIELDS * bisect_left(numbers, end)
+    return (
+        sum(weeks[begin + 1 : stop : FIELDS]),
+        sum(weeks[begin + 2 : stop : FIELDS]),
+        sum(weeks[begin + 3 : stop : FIELDS]),
+    )

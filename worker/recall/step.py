@@ -325,7 +325,7 @@ class Customers:
             "holdout": held_out,
             "treated": any(since < contact.at <= until for contact in state.account.contacts),
             "tier": Tier(state.standing.tier).label,
-            "features": seen,
+            "features": features.plain(seen),
             "schema_hash": features.SCHEMA_HASH,
         }
         return [Attach(_name(day), None), Output(TRAINING, None, orjson.dumps(example), partition=0)]
@@ -334,11 +334,11 @@ class Customers:
         if not state.account.profiling_opted_out and shared.snapshot:
             self._keep_risk(state, shared, features.compute(state, self._days.of(at), self._days), at)
 
-    def _keep_risk(self, state: Profile, shared: Shared, seen: list[float], at: int) -> None:
+    def _keep_risk(self, state: Profile, shared: Shared, seen: list[int], at: int) -> None:
         model = self._models.get(shared.snapshot)
         if model is not None:
             state.account.risk, state.account.risk_at, state.account.risk_version = (
-                model.score(seen),
+                model.score(features.plain(seen)),
                 at,
                 shared.snapshot,
             )
@@ -434,7 +434,7 @@ class Customers:
             "horizon_days": self.shop.horizon_days,
             "level": None,
             "model_version": shared.snapshot,
-            "top_factors": explain.factors(model, seen),
+            "top_factors": explain.factors(model, features.plain(seen)),
         }
 
     def _versions(self, shared: Shared) -> dict[str, Any]:

@@ -11,19 +11,20 @@ one exactly, and text shows it in few digits.
 from __future__ import annotations
 
 import hashlib
-from math import copysign, log1p, sqrt
+from math import log1p, sqrt
 from typing import TYPE_CHECKING, Final
 
+from worker.recall import rfm
 from worker.recall.profile import Gaps
-from worker.recall.rfm import FIELDS
 from worker.recall.tiers import Tier
 from worker.recall.windows import CHANNELS, DAYS_KEPT, ORDER, SESSION, WEEKS_KEPT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from worker.recall.days import Days
     from worker.recall.profile import Profile
+    from worker.recall.windows import Sparse
 
 WINDOWS_DAYS: Final = (1, 7, 30, 90)
 TREND_DAYS: Final = 30
@@ -72,8 +73,17 @@ SCHEMA_HASH: Final[str] = hashlib.blake2b(
 """Of names, units and their order: what was computed under another hash means something else."""
 
 
-def compute(profile: Profile, t_day: int, days: Days) -> list[float]:
-    """Return the features as of the start of the day, in the order of `NAMES`.
+def plain(thousandths: Sequence[int]) -> list[float]:
+    """Return features as the model takes them.
+
+    >>> plain([693, -32_767, 0])
+    [0.693, -32.767, 0.0]
+    """
+    return [value / SCALE for value in thousandths]
+
+
+def compute(profile: Profile, t_day: int, days: Days) -> list[int]:
+    """Return the features as of the start of the day, in thousandths and in the order of `NAMES`.
 
     The row is not to have gone on beyond that day, since it forgets days at the other end.
     """
@@ -96,10 +106,13 @@ def compute(profile: Profile, t_day: int, days: Days) -> list[float]:
     _money(profile, days.week(t_day), values)
     standing = profile.standing
     values.append(_log(max(0, t_day - days.of(profile.first_at))) if profile.first_at else 0)
-    values += (SCALE * (tier == standing.tier) for tier in Tier)
+    values += _TIER_FLAGS[standing.tier]
     since = standing.since
     values.append(_log(min(NEVER_DAYS, max(0, t_day - days.of(since)))) if since else _log(NEVER_DAYS))
-    return [value / SCALE for value in values]
+    return values
+
+
+_TIER_FLAGS: Final = {int(tier): [SCALE * (tier is other) for other in Tier] for tier in Tier}
 
 
 def _log(x: float) -> int:
@@ -108,7 +121,7 @@ def _log(x: float) -> int:
     >>> _log(1), _log(-1), _log(1e30)
     (693, -693, 32767)
     """
-    return min(_LIMIT, max(-_LIMIT, round(copysign(log1p(abs(x)), x) * SCALE)))
+    return min(_LIMIT, round(log1p(x) * SCALE)) if x >= 0 else -_log(-x)
 
 
 _LOGS: Final = tuple(map(_log, range(1024)))
@@ -123,36 +136,57 @@ _PERIOD_OF: Final = tuple(next(i for i, end in enumerate(_PERIOD_ENDS) if age <=
 """By age in days, the period that it lies in."""
 
 
+_UNUSED: Final = (0, 0, 0, 0, 0, _LOGS[RECENCY_MAX_DAYS])
+"""Of a channel without an event in the days kept."""
+
+
 def _channels(profile: Profile, t_day: int, values: list[int]) -> list[int]:
     """Append counts, trend and recency by channel; return the ages of the last two days with a session."""
+    arrays = profile.counts_by_day()
     periods = [[0] * len(CHANNELS) for _ in _PERIOD_ENDS]
-    recencies = [RECENCY_MAX_DAYS] * len(CHANNELS)
-    active = set()
-    for array in profile.counts_by_day():
-        age = t_day - array[0]
-        if not 0 < age <= DAYS_KEPT:
-            continue
-        if len(array) > 1 and array[1] == SESSION:
-            active.add(age)
-        period = periods[_PERIOD_OF[age]]
-        for i in range(1, len(array), 2):
-            channel = array[i]
-            period[channel] += array[i + 1]
-            if age < recencies[channel]:  # noqa: PLR1730 - min() costs a call
-                recencies[channel] = age
+    for array in arrays:
+        numbers = iter(array)
+        age = t_day - next(numbers)
+        if 0 < age <= DAYS_KEPT:
+            period = periods[_PERIOD_OF[age]]
+            for channel, n in zip(numbers, numbers, strict=True):
+                period[channel] += n
+    active = _last_sessions(arrays, t_day)
+    recencies = _recencies(profile, arrays, t_day)
+    recencies[SESSION] = active[0] if active else RECENCY_MAX_DAYS
     for day, week, month, month_before, rest, recency in zip(*periods, recencies, strict=True):
+        if recency == RECENCY_MAX_DAYS:
+            values += _UNUSED
+            continue
         in_week = day + week
         in_month = in_week + month
-        log_month = _log_count(in_month)
-        values += (
-            _log_count(day),
-            _log_count(in_week),
-            log_month,
-            _log_count(in_month + month_before + rest),
-            log_month - _log_count(month_before),
-            _LOGS[recency],
-        )
-    return sorted(active)[:2]
+        in_all = in_month + month_before + rest
+        log = _LOGS.__getitem__ if in_all < len(_LOGS) else _log
+        log_month = log(in_month)
+        values += (log(day), log(in_week), log_month, log(in_all), log_month - log(month_before), _LOGS[recency])
+    return active
+
+
+def _last_sessions(arrays: list[Sparse], t_day: int) -> list[int]:
+    """Return the ages of the last two days with a session; a day has them in one part, and these parts in order."""
+    ages: list[int] = []
+    for array in reversed(arrays):
+        age = t_day - array[0]
+        if 0 < age <= DAYS_KEPT and len(array) > 1 and array[1] == SESSION:
+            ages.append(age)
+            if len(ages) == 2:  # noqa: PLR2004 - the last two
+                break
+    return ages
+
+
+def _recencies(profile: Profile, arrays: list[Sparse], t_day: int) -> list[int]:
+    """Return by channel how many days ago it was used last, before the day; the row knows where nothing came since."""
+    recencies = [min(RECENCY_MAX_DAYS, t_day - last) for last in profile.last_days or [0] * len(CHANNELS)]
+    for channel, recency in enumerate(recencies):
+        if recency <= 0:
+            ages = [t_day - array[0] for array in arrays if channel in array[1::2]]
+            recencies[channel] = min((age for age in ages if 0 < age <= DAYS_KEPT), default=RECENCY_MAX_DAYS)
+    return recencies
 
 
 def _open_days(profile: Profile, t_day: int) -> tuple[list[int], list[int]]:
@@ -169,12 +203,12 @@ def _open_days(profile: Profile, t_day: int) -> tuple[list[int], list[int]]:
 def _last_orders(profile: Profile, start: int, days: Days) -> tuple[int, int]:
     """Return the last two days with an order before `start`; 0 where there is none, or it is not known."""
     last = 0
-    for at in sorted((order.at for order in profile.account.latest_orders if not order.cancelled), reverse=True):
-        if at < start:
-            day = days.of(at)
-            if last and day < last:
-                return last, day
-            last = day
+    orders = [order.at for order in profile.account.latest_orders if order.at < start and not order.cancelled]
+    for at in sorted(orders, reverse=True):
+        day = days.of(at)
+        if last and day < last:
+            return last, day
+        last = day
     if not last and 0 < profile.last_order_at < start:
         last = days.of(profile.last_order_at)
     return last, 0
@@ -182,7 +216,7 @@ def _last_orders(profile: Profile, start: int, days: Days) -> tuple[int, int]:
 
 def _rhythm(gaps: Gaps, more: list[int], last_day: int, last_gap: int, t_day: int, values: list[int]) -> None:
     """Append what gaps say; `more` are days that come after those folded in."""
-    folded = Gaps(gaps.last_day, gaps.n, gaps.mean, gaps.m2)
+    folded = Gaps(gaps.last_day, gaps.n, gaps.mean, gaps.m2) if more else gaps
     for day in more:
         folded.fold(day)
     recency = min(NEVER_DAYS, t_day - last_day) if last_day else NEVER_DAYS
@@ -192,13 +226,7 @@ def _rhythm(gaps: Gaps, more: list[int], last_day: int, last_gap: int, t_day: in
 
 def _money(profile: Profile, week: int, values: list[int]) -> None:
     """Append what was bought in the 52 weeks before the week."""
-    weeks = profile.account.weeks
-    orders = revenue = refunds = 0
-    for i in range(0, len(weeks), FIELDS):
-        if week - WEEKS_KEPT < weeks[i] < week:
-            orders += weeks[i + 1]
-            revenue += weeks[i + 2]
-            refunds += weeks[i + 3]
+    orders, revenue, refunds = rfm.sums(profile.account.weeks, week - WEEKS_KEPT + 1, week)
     values += (
         _log_count(orders),
         _log(revenue - refunds),

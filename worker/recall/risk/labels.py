@@ -7,7 +7,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from worker.recall.days import LATENESS_MS
-from worker.recall.risk.features import NAMES, SCALE, SCHEMA_HASH
+from worker.recall.risk.features import NAMES, SCHEMA_HASH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,14 +49,14 @@ def example_id(salt: str, user_key: bytes, t_day: int) -> str:
     return hashlib.blake2b(told, digest_size=ID_BYTES).hexdigest()
 
 
-def pack(features: Sequence[float]) -> bytes:
-    """Return features as they lie beside the row: a mark of the schema, then two bytes each (thousandths)."""
-    return _PACKED.pack(_MARK, *(round(feature * SCALE) for feature in features))
+def pack(thousandths: Sequence[int]) -> bytes:
+    """Return features as they lie beside the row: a mark of the schema, then two bytes each."""
+    return _PACKED.pack(_MARK, *thousandths)
 
 
-def unpack(packed: bytes) -> list[float] | None:
+def unpack(packed: bytes) -> list[int] | None:
     """Return exactly what was packed; None where that was under another schema of features."""
     if len(packed) != _PACKED.size:
         return None
     mark, *values = _PACKED.unpack(packed)
-    return [value / SCALE for value in values] if mark == _MARK else None
+    return values if mark == _MARK else None
