@@ -103,7 +103,7 @@ def shop(customers):
 
 def scorer():
     """Return a model that has learned something, since weights that are all zero might be cheaper."""
-    learner, draw = RiverModel(), Random(1)
+    learner, draw = RiverModel(), Random(1)  # noqa: S311 - a model of nothing
     for n in range(60):
         learner.learn([draw.random() * (1 + n % 2) for _ in NAMES], n % 2, 1.0)
     return Scorer(

@@ -35,16 +35,24 @@ class Days:
 
     def of(self, at: int) -> int:
         """Return the day of a time."""
-        low, high, day = self._latest
-        if not low <= at < high:
-            # Not more than a day off, whatever the timezone: the starts of days have the last word.
-            day = at // DAY_MS
-            while self.start(day) > at:
-                day -= 1
-            while self.start(day + 1) <= at:
-                day += 1
-            self._latest = (self.start(day), self.start(day + 1), day)
-        return day
+        return self.around(at)[2]
+
+    def around(self, at: int) -> tuple[int, int, int]:
+        """Return when the day of a time begins, when the next one does, and the day.
+
+        Times come in clusters: the day asked for last is tried first.
+        """
+        latest = self._latest
+        if latest[0] <= at < latest[1]:
+            return latest
+        # Not more than a day off, whatever the timezone: the starts of days have the last word.
+        day = at // DAY_MS
+        while self.start(day) > at:
+            day -= 1
+        while self.start(day + 1) <= at:
+            day += 1
+        self._latest = latest = (self.start(day), self.start(day + 1), day)
+        return latest
 
     def start(self, day: int) -> int:
         """Return the time at which the day begins."""

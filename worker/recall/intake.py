@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import xxhash
+from xxhash import xxh3_64_digest
 
 from worker.recall import rfm
+from worker.recall.bodies import Activity
 from worker.recall.days import LATENESS_MS, Days
 from worker.recall.profile import (
     FAVOURITES_KEPT,
@@ -27,7 +28,7 @@ from worker.recall.profile import (
 from worker.recall.windows import MESSAGE_CLICK, ORDER, REFUND, WEEKS_KEPT, WISHLIST
 
 if TYPE_CHECKING:
-    from worker.recall.bodies import Activity, Cancel, Feedback, Order, ProfileUpdate, Refund
+    from worker.recall.bodies import Cancel, Feedback, Order, ProfileUpdate, Refund
 
 DUPLICATE = "duplicate"
 LATE = "late"
@@ -36,24 +37,26 @@ UNKNOWN_ORDER = "unknown order"
 
 def short_id(text: str) -> bytes:
     """Return six bytes that stand for an id."""
-    return xxhash.xxh3_64_digest(text.encode())[:ID_BYTES]
+    return xxh3_64_digest(text.encode())[:ID_BYTES]
 
 
 def activity(profile: Profile, body: Activity, at: int, clock: int, days: Days) -> str | None:
     """Count what the user did; what is later than the lateness is left out."""
-    day = days.of(at)
-    open_day = _open(profile, day, at, clock, days)
+    begin, end, day = days.around(at)
+    open_day = _open(profile, day, at, clock, day if begin <= clock < end else days.of(clock))
     if open_day is None:
         return LATE
-    if _seen_before(open_day, body.message_id):
+    ids = _with(open_day.message_ids, body.message_id, MESSAGE_IDS_KEPT)
+    if ids is None:
         return DUPLICATE
+    open_day.message_ids = ids
     channel = body.channel
     if channel is not None:
         open_day.add(channel)
         profile.saw(channel, day)
         if channel == WISHLIST and body.product_id is not None:
             _wish(profile, body.product_id, body.price_minor)
-    _active(profile, open_day, at, day, days)
+    _active(profile, open_day, at, begin)
     return None
 
 
@@ -68,7 +71,7 @@ def order(profile: Profile, body: Order, at: int, clock: int, days: Days) -> str
     past = account.find_order(order_id)
     if past is not None and past.at:
         return DUPLICATE
-    open_day = _open(profile, day, at, clock, days)
+    open_day = _open(profile, day, at, clock, days.of(clock))
     rfm.add(account.weeks, week, orders=1, revenue=body.net_minor)
     rfm.prune(account.weeks, this_week)
     profile.orders += 1
@@ -91,7 +94,7 @@ def order(profile: Profile, body: Order, at: int, clock: int, days: Days) -> str
         profile.active_at = max(profile.active_at, at)
     else:
         open_day.add(ORDER)
-        _active(profile, open_day, at, day, days)
+        _active(profile, open_day, at, days.start(day))
     if past.cancelled:
         _undo(profile, past, days)
     return None
@@ -118,7 +121,7 @@ def refund(profile: Profile, body: Refund, at: int, clock: int, days: Days) -> s
     if ids is None:
         return DUPLICATE
     account.refund_ids = ids
-    open_day = _open(profile, day, at, clock, days)
+    open_day = _open(profile, day, at, clock, days.of(clock))
     if open_day is None:
         profile.history.append([day, REFUND, 1])
     else:
@@ -172,16 +175,7 @@ def feedback(profile: Profile, body: Feedback, at: int, clock: int, days: Days) 
         return None
     if body.status not in {"clicked", "visited"}:
         return None
-    day = days.of(at)
-    open_day = _open(profile, day, at, clock, days)
-    if open_day is None:
-        return LATE
-    if _seen_before(open_day, body.message_id):
-        return DUPLICATE
-    open_day.add(MESSAGE_CLICK)
-    profile.saw(MESSAGE_CLICK, day)
-    _active(profile, open_day, at, day, days)
-    return None
+    return activity(profile, Activity(MESSAGE_CLICK, body.message_id), at, clock, days)
 
 
 def update(profile: Profile, body: ProfileUpdate) -> None:
@@ -200,32 +194,24 @@ def update(profile: Profile, body: ProfileUpdate) -> None:
         account.excluded = body.excluded
 
 
-def _open(profile: Profile, day: int, at: int, clock: int, days: Days) -> OpenDay | None:
+def _open(profile: Profile, day: int, at: int, clock: int, clock_day: int) -> OpenDay | None:
     """Return the open day of an event, or None where it comes too late for it."""
-    clock_day = days.of(clock)
     if clock_day > profile.day:
         profile.roll(clock_day)
     return profile.open_day(day) if at >= clock - LATENESS_MS else None
 
 
-def _seen_before(open_day: OpenDay, message_id: str) -> bool:
-    """Tell whether the message was seen on that day; note it."""
-    ids = _with(open_day.message_ids, message_id, MESSAGE_IDS_KEPT)
-    if ids is None:
-        return True
-    open_day.message_ids = ids
-    return False
-
-
 def _with(ids: bytes, message_id: str, kept: int) -> bytes | None:
     """Return the ids with one more, the latest `kept` of them; None where it is among them already."""
-    short = short_id(message_id)
-    place = ids.find(short)
-    while place >= 0:
-        if place % ID_BYTES == 0:
-            return None
-        place = ids.find(short, place + 1)
-    return (ids + short)[-kept * ID_BYTES :]
+    short = xxh3_64_digest(message_id.encode())[:ID_BYTES]
+    if short in ids:
+        place = ids.find(short)
+        while place >= 0:
+            if place % ID_BYTES == 0:
+                return None
+            place = ids.find(short, place + 1)
+    ids += short
+    return ids if len(ids) <= kept * ID_BYTES else ids[-kept * ID_BYTES :]
 
 
 def _keep(profile: Profile, order: PastOrder) -> PastOrder:
@@ -236,10 +222,12 @@ def _keep(profile: Profile, order: PastOrder) -> PastOrder:
     return order
 
 
-def _active(profile: Profile, open_day: OpenDay, at: int, day: int, days: Days) -> None:
-    open_day.half_hours |= 1 << (at - days.start(day)) // HALF_HOUR_MS
-    profile.active_at = max(profile.active_at, at)
-    if not profile.first_at or at < profile.first_at:
+def _active(profile: Profile, open_day: OpenDay, at: int, begin: int) -> None:
+    """Note the activity; `begin` is when its day began."""
+    open_day.half_hours |= 1 << (at - begin) // HALF_HOUR_MS
+    if at > profile.active_at:  # noqa: PLR1730 - max() costs a call
+        profile.active_at = at
+    if at < profile.first_at or not profile.first_at:
         profile.first_at = at
 
 

@@ -10,6 +10,7 @@ from schemas.values import AMOUNT_LIMIT, CURRENCY_PATTERN, DECIMAL_PATTERN
 
 _DECIMAL = re.compile(DECIMAL_PATTERN)
 _CODE = re.compile(CURRENCY_PATTERN)
+_MAJOR_DIGITS = len(str(AMOUNT_LIMIT - 1))
 _ISO_4217_OTHERS = {
     0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
     3: "BHD IQD JOD KWD LYD OMR TND",
@@ -74,6 +75,13 @@ class Currency:
             # Away from a half that does not matter; near one the decimal has to tell.
             if -0.25 < scaled - minor < 0.25:  # noqa: PLR2004 - with the eighth still below a half
                 return minor
+        if type(amount) is str:
+            # Most are written to the minor unit, no further.
+            major, _, rest = amount.partition(".")
+            if len(rest) == self.exponent and len(major) <= _MAJOR_DIGITS:
+                digits = major + rest
+                if major and rest and digits.isdecimal() and digits.isascii():
+                    return int(digits)
         return int(exact(amount, name).scaleb(self.exponent).to_integral_value(ROUND_HALF_EVEN))
 
     def to_text(self, minor: int) -> str:

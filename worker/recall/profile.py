@@ -7,13 +7,16 @@ of `days.Days`; money is in minor units.
 
 from __future__ import annotations
 
-from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
 from worker.recall.tiers import Standing
 from worker.recall.windows import CHANNELS, DAYS_KEPT, ORDER, History, sessions_in, sparse
 from worker.stream.processor import NEVER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 VERSION = 1
 """Of the row's encoding."""
@@ -29,6 +32,8 @@ FAVOURITES_KEPT = 8
 WISHES_KEPT = 16
 NAME_BYTES_MAX = 64
 HALF_HOUR_MS = 30 * 60_000
+
+T = TypeVar("T")
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -159,6 +164,19 @@ class Account(msgspec.Struct, array_like=True, gc=False):
 _decode_account = msgspec.msgpack.Decoder(Account).decode
 
 
+class _Lazy(Generic[T]):
+    """`functools.cached_property` without its lock, which takes longer than decoding a row."""
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+        self._name = make.__name__
+        self.__doc__ = make.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> T:
+        made = instance.__dict__[self._name] = self._make(instance)
+        return made
+
+
 class Profile(msgspec.Struct, array_like=True, dict=True):
     """A user: what most events need, and the account, which is decoded when it is asked for."""
 
@@ -193,7 +211,7 @@ class Profile(msgspec.Struct, array_like=True, dict=True):
     sealed: bytes = b""
     """The account, as `seal` left it."""
 
-    @cached_property
+    @_Lazy
     def account(self) -> Account:
         """Return the account; what is changed in it is kept by `seal`."""
         return _decode_account(self.sealed) if self.sealed else Account()
@@ -246,7 +264,8 @@ class Profile(msgspec.Struct, array_like=True, dict=True):
         """Note the last day of a channel's use."""
         if not self.last_days:
             self.last_days = [0] * len(CHANNELS)
-        self.last_days[channel] = max(self.last_days[channel], day)
+        if day > self.last_days[channel]:  # noqa: PLR1730 - max() costs a call
+            self.last_days[channel] = day
 
     def trim(self, day: int) -> bool:
         """Make a row that has grown past its bound small again: its days go into buckets early, the oldest first."""

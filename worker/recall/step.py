@@ -140,8 +140,8 @@ class Customers:
             effects = self._end(state, shared, "void", context) if self._would_have_prevented(state, at) else []
             self._visit_next(state, context.clock)
             return [*effects, *self._evaluated(state, shared, "activity", context)]
-        state.silence_due = self._silence_due(state, self._in_force(shared))
-        state.due = min(state.other_due, state.silence_due)
+        due = state.silence_due = self._silence_due(state, self._in_force(shared))
+        state.due = due if due < state.other_due else state.other_due  # noqa: FURB136 - min() costs a call
         return NOTHING
 
     def _ordered(self, state: Profile, shared: Shared, at: int, context: Context) -> Sequence[Effect]:
@@ -466,8 +466,10 @@ class Customers:
         state.due = min(state.other_due, state.silence_due)
 
     def _silence_due(self, state: Profile, book: InForce) -> int:
-        began = value.silence_begins(state, book.rules)
-        return NEVER if began == NEVER else max(began + SETTLE_MS, state.held_until)
+        if state.orders == 0 or state.standing.tier == Tier.SILENT:
+            return NEVER
+        due = value.silence_begins(state, book.rules) + SETTLE_MS
+        return due if due > state.held_until else state.held_until  # noqa: FURB136 - max() costs a call
 
     def _quiet_due(self, state: Profile) -> int:
         """Return the earliest of the timers that are neither silence nor a decision."""

@@ -62,16 +62,14 @@ def next_fall(profile: Profile, at: int, cuts: CutPoints, days: Days) -> int:
 
 
 def silence_begins(profile: Profile, rules: TierRules) -> int:
-    """Return when the user becomes silent unless he does something; `NEVER` where he is, or never ordered."""
-    if profile.orders == 0 or profile.standing.tier == Tier.SILENT:
-        return NEVER
+    """Return when a user who has ordered becomes silent, unless he does something."""
     return profile.active_at + rules.silence_days * DAY_MS
 
 
 def still_silent(profile: Profile, at: int, rules: TierRules) -> bool:
     """Tell whether the user is silent, and nothing that he has done ends it."""
     silent = profile.standing.tier == Tier.SILENT and profile.orders > 0
-    return silent and profile.active_at + rules.silence_days * DAY_MS <= at
+    return silent and silence_begins(profile, rules) <= at
 
 
 def is_active(profile: Profile, at: int) -> bool:

@@ -7,6 +7,7 @@ they are folded into buckets of 28 days, kept for a year.
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -52,6 +53,10 @@ WEEKS_KEPT = 53
 
 Sparse = list[int]
 
+_ALL = range(len(CHANNELS))
+_FIX_ARRAY_MAX, _ARRAY_16_MAX = 15, 2**16 - 1
+"""Lengths up to which the head of an array takes one byte, or three; else it takes five (msgpack)."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_ints = msgspec.msgpack.Decoder(list[int]).decode
 _decode_arrays = msgspec.msgpack.Decoder(list[list[int]]).decode
@@ -71,12 +76,9 @@ def sparse(day: int, counts: list[int], sessions: int) -> Sparse:
     >>> sparse(14_000, [0, 0, 0, 4], sessions=2)
     [14000, 0, 2, 3, 4]
     """
-    array = [day]
-    if sessions:
-        array += (SESSION, sessions)
-    for channel, n in enumerate(counts):
-        if n:
-            array += (channel, n)
+    array = [day, SESSION, sessions] if sessions else [day]
+    for channel in compress(_ALL, counts):
+        array += (channel, counts[channel])
     return array
 
 
@@ -138,14 +140,15 @@ class History(msgspec.Struct, array_like=True, gc=False):
         oldest = today // BUCKET_DAYS - BUCKETS_KEPT
         self.buckets = pack(list(_flatten(buckets, oldest)))
         self.n = len(kept)
-        self.days = b"".join(map(_encode, kept))
-        self.first_day = min((array[0] for array in kept), default=0)
+        head_bytes = 1 if self.n <= _FIX_ARRAY_MAX else 3 if self.n <= _ARRAY_16_MAX else 5
+        self.days = _encode(kept)[head_bytes:]
+        self.first_day = min([array[0] for array in kept], default=0)
 
 
 def _add(buckets: dict[int, dict[int, int]], bucket: int, array: Sparse) -> None:
     counts = buckets.setdefault(bucket, {})
-    for i in range(1, len(array), 2):
-        counts[array[i]] = counts.get(array[i], 0) + array[i + 1]
+    for channel, n in zip(array[1::2], array[2::2], strict=True):
+        counts[channel] = counts.get(channel, 0) + n
 
 
 def _flatten(buckets: dict[int, dict[int, int]], oldest: int) -> Iterable[int]:

@@ -145,12 +145,11 @@ def _channels(profile: Profile, t_day: int, values: list[int]) -> list[int]:
     arrays = profile.counts_by_day()
     periods = [[0] * len(CHANNELS) for _ in _PERIOD_ENDS]
     for array in arrays:
-        numbers = iter(array)
-        age = t_day - next(numbers)
+        age = t_day - array[0]
         if 0 < age <= DAYS_KEPT:
             period = periods[_PERIOD_OF[age]]
-            for channel, n in zip(numbers, numbers, strict=True):
-                period[channel] += n
+            for i in range(1, len(array), 2):
+                period[array[i]] += array[i + 1]
     active = _last_sessions(arrays, t_day)
     recencies = _recencies(profile, arrays, t_day)
     recencies[SESSION] = active[0] if active else RECENCY_MAX_DAYS
