@@ -5,6 +5,7 @@ Each function returns None, or the name of a counter where the record changes no
 
 from __future__ import annotations
 
+from bisect import insort
 from typing import TYPE_CHECKING
 
 from xxhash import xxh3_64_digest
@@ -24,11 +25,14 @@ from worker.recall.profile import (
     OpenDay,
     PastOrder,
     Profile,
+    Taste,
 )
 from worker.recall.windows import MESSAGE_CLICK, ORDER, REFUND, WEEKS_KEPT, WISHLIST
 
 if TYPE_CHECKING:
-    from worker.recall.bodies import Cancel, Feedback, Order, ProfileUpdate, Refund
+    from collections.abc import Iterable
+
+    from worker.recall.bodies import Cancel, Feedback, Item, Order, ProfileUpdate, Refund
 
 DUPLICATE = "duplicate"
 LATE = "late"
@@ -43,8 +47,11 @@ def short_id(text: str) -> bytes:
 def activity(profile: Profile, body: Activity, at: int, clock: int, days: Days) -> str | None:
     """Count what the user did; what is later than the lateness is left out."""
     begin, end, day = days.around(at)
-    open_day = _open(profile, day, at, clock, day if begin <= clock < end else days.of(clock))
-    if open_day is None:
+    clock_day = day if begin <= clock < end else days.of(clock)
+    if clock_day > profile.day:
+        profile.roll(clock_day)
+    open_day = profile.open_day(day)
+    if open_day is None or at < clock - LATENESS_MS:
         return LATE
     ids = _with(open_day.message_ids, body.message_id, MESSAGE_IDS_KEPT)
     if ids is None:
@@ -55,7 +62,7 @@ def activity(profile: Profile, body: Activity, at: int, clock: int, days: Days) 
         open_day.add(channel)
         profile.saw(channel, day)
         if channel == WISHLIST and body.product_id is not None:
-            _wish(profile, body.product_id, body.price_minor)
+            _wish(profile.taste, body.product_id, body.price_minor)
     _active(profile, open_day, at, begin)
     return None
 
@@ -81,12 +88,7 @@ def order(profile: Profile, body: Order, at: int, clock: int, days: Days) -> str
     profile.last_order_at = max(profile.last_order_at, at)
     past = past or _keep(profile, PastOrder(order_id, at))
     past.at, past.net = at, body.net_minor
-    bought = {_short(item.product_id) for item in body.items}
-    account.wishes = [wish for wish in account.wishes if wish[0] not in bought]
-    for item in body.items:
-        account.items = _favour(account.items, item.product_id)
-        if item.category:
-            account.categories = _favour(account.categories, item.category)
+    _buy(profile.taste, body.items)
     profile.saw(ORDER, day)
     if open_day is None:
         profile.history.append([day, ORDER, 1])
@@ -236,24 +238,42 @@ def _short(name: str) -> str:
     return name[:NAME_BYTES_MAX] if name.isascii() else name.encode()[:NAME_BYTES_MAX].decode(errors="ignore")
 
 
-def _favour(favourites: list[tuple[str, int]], name: str) -> list[tuple[str, int]]:
+def _buy(taste: Taste, items: Iterable[Item]) -> None:
+    """Count what was bought among the favourites; it is wished for no more."""
+    for item in items:
+        name = _short(item.product_id)
+        _favour(taste.items, name)
+        if item.category:
+            _favour(taste.categories, _short(item.category))
+        if taste.wishes:
+            taste.wishes = [wish for wish in taste.wishes if wish[0] != name]
+
+
+def _favour(favourites: list[tuple[str, int]], name: str) -> None:
     """Count a name among the most frequent ones; a new one takes the place of the rarest (space-saving, ICDT 2005).
 
-    >>> _favour([("tea", 2), ("jam", 1)], "tea")
-    [('tea', 3), ('jam', 1)]
+    >>> favourites = [("jam", 2), ("tea", 2)]
+    >>> _favour(favourites, "tea")
+    >>> favourites
+    [('tea', 3), ('jam', 2)]
     """
-    name = _short(name)
-    counts = dict(favourites)
-    if name in counts or len(counts) < FAVOURITES_KEPT:
-        counts[name] = counts.get(name, 0) + 1
+    n = 0
+    for i, (known, times) in enumerate(favourites):
+        if known == name:
+            n = times
+            del favourites[i]
+            break
     else:
-        rarest, n = favourites[-1]
-        del counts[rarest]
-        counts[name] = n + 1
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        if len(favourites) >= FAVOURITES_KEPT:
+            n = favourites.pop()[1]
+    insort(favourites, (name, n + 1), key=_by_rank)
 
 
-def _wish(profile: Profile, product_id: str, price: int | None) -> None:
+def _by_rank(favourite: tuple[str, int]) -> tuple[int, str]:
+    return -favourite[1], favourite[0]
+
+
+def _wish(taste: Taste, product_id: str, price: int | None) -> None:
     name = _short(product_id)
-    kept = [wish for wish in profile.account.wishes if wish[0] != name]
-    profile.account.wishes = [*kept, (name, -1 if price is None else price)][-WISHES_KEPT:]
+    kept = [wish for wish in taste.wishes if wish[0] != name]
+    taste.wishes = [*kept, (name, -1 if price is None else price)][-WISHES_KEPT:]

@@ -122,7 +122,7 @@ class Contact(msgspec.Struct, array_like=True, gc=False):
 
 
 class Account(msgspec.Struct, array_like=True, gc=False):
-    """What is seldom needed: orders, favourites, consent, touches, risk. Lies inside the row as bytes."""
+    """What is seldom needed: orders, consent, touches, risk. Lies inside the row as bytes."""
 
     order_gaps: Gaps = msgspec.field(default_factory=Gaps)
     first_order_at: int = 0
@@ -135,11 +135,6 @@ class Account(msgspec.Struct, array_like=True, gc=False):
     refunded: int = 0
     discounted: int = 0
     """Orders with a coupon or a discount."""
-    categories: list[tuple[str, int]] = []
-    items: list[tuple[str, int]] = []
-    wishes: list[tuple[str, int]] = []
-    """Product and its price when saved, -1 where unknown."""
-
     contacts: list[Contact] = []
     consent: dict[str, bool] = {}
     """By "channel:purpose"."""
@@ -161,7 +156,17 @@ class Account(msgspec.Struct, array_like=True, gc=False):
         return None
 
 
+class Taste(msgspec.Struct, array_like=True, gc=False):
+    """What the user likes. Lies inside the row as bytes beside the account: the weekly visit does not ask for it."""
+
+    categories: list[tuple[str, int]] = []
+    items: list[tuple[str, int]] = []
+    wishes: list[tuple[str, int]] = []
+    """Product and its price when saved, -1 where unknown."""
+
+
 _decode_account = msgspec.msgpack.Decoder(Account).decode
+_decode_taste = msgspec.msgpack.Decoder(Taste).decode
 
 
 class _Lazy(Generic[T]):
@@ -178,7 +183,7 @@ class _Lazy(Generic[T]):
 
 
 class Profile(msgspec.Struct, array_like=True, dict=True):
-    """A user: what most events need, and the account, which is decoded when it is asked for."""
+    """A user: what most events need, and account and taste, which are decoded when they are asked for."""
 
     key: bytes
     due: int
@@ -210,17 +215,25 @@ class Profile(msgspec.Struct, array_like=True, dict=True):
     erased: bool = False
     sealed: bytes = b""
     """The account, as `seal` left it."""
+    sealed_taste: bytes = b""
 
     @_Lazy
     def account(self) -> Account:
         """Return the account; what is changed in it is kept by `seal`."""
         return _decode_account(self.sealed) if self.sealed else Account()
 
+    @_Lazy
+    def taste(self) -> Taste:
+        """Return the taste; what is changed in it is kept by `seal`."""
+        return _decode_taste(self.sealed_taste) if self.sealed_taste else Taste()
+
     def seal(self) -> None:
-        """Put the account back into the row, where it was asked for."""
-        account = self.__dict__.get("account")
-        if account is not None:
-            self.sealed = _encode(account)
+        """Put account and taste back into the row, where they were asked for."""
+        opened = self.__dict__
+        if "account" in opened:
+            self.sealed = _encode(opened["account"])
+        if "taste" in opened:
+            self.sealed_taste = _encode(opened["taste"])
 
     def open_day(self, day: int) -> OpenDay | None:
         """Return the open day, or None where it is closed."""

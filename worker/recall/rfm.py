@@ -71,6 +71,14 @@ def add(weeks: list[int], week: int, *, orders: int = 0, revenue: int = 0, refun
     weeks[i + 3] += refunds
 
 
+def first_week(weeks: list[int], week: int) -> int | None:
+    """Return the first week with a bucket in the 53 weeks up to `week`, or later; None where there is none."""
+    for i in range(0, len(weeks), FIELDS):
+        if weeks[i] > week - WEEKS_KEPT:
+            return weeks[i]
+    return None
+
+
 def prune(weeks: list[int], week: int) -> None:
     """Drop the buckets that no window from `week` on reaches."""
     while weeks and weeks[0] <= week - WEEKS_KEPT:

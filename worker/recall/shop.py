@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from worker.recall.days import Days
+from worker.recall.days import DAY_MS, SETTLE_MS, Days
 from worker.recall.holdout import Holdout
 from worker.recall.money import Currency
 from worker.recall.rfm import CutPoints
@@ -43,6 +43,8 @@ class InForce(NamedTuple):
     rules: TierRules
     cuts: CutPoints
     holdout: Holdout
+    silent_after_ms: int
+    """How long after the last activity silence is noticed."""
 
     @classmethod
     def of(cls, playbook: Playbook, shop: Shop) -> InForce:
@@ -54,7 +56,9 @@ class InForce(NamedTuple):
                 f"{least}, the horizon of {shop.horizon_days} days and {CONTACT_AFTERMATH_DAYS}"
             )
         holdout = Holdout(shop.salt, playbook.holdout.share, playbook.holdout.epoch_days)
-        return cls(playbook, playbook.version, playbook.tier_rules(), playbook.cut_points(shop.currency), holdout)
+        rules = playbook.tier_rules()
+        silent_after_ms = rules.silence_days * DAY_MS + SETTLE_MS
+        return cls(playbook, playbook.version, rules, playbook.cut_points(shop.currency), holdout, silent_after_ms)
 
 
 RESUMPTIONS_KEPT = 8

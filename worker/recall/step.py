@@ -24,7 +24,7 @@ from worker.recall.bodies import (
     Resumed,
     Stop,
 )
-from worker.recall.days import DAY_MS, HOUR_MS, LATENESS_MS, SETTLE_MS
+from worker.recall.days import DAY_MS, HOUR_MS, LATENESS_MS
 from worker.recall.events import parse
 from worker.recall.holdout import CONTROL, uniform
 from worker.recall.profile import VERSION, Contact, Profile
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 HELD_RETRY_MS = HOUR_MS
 """How often a silence that is held back is looked at again."""
+SILENT: Final = int(Tier.SILENT)
 NOTHING: Final[tuple[Effect, ...]] = ()
 
 
@@ -136,7 +137,7 @@ class Customers:
 
     def _was_active(self, state: Profile, shared: Shared, at: int, context: Context) -> Sequence[Effect]:
         """Postpone the silence, or end it."""
-        if state.standing.tier == Tier.SILENT or not state.visit_due:
+        if state.standing.tier == SILENT or not state.visit_due:
             effects = self._end(state, shared, "void", context) if self._would_have_prevented(state, at) else []
             self._visit_next(state, context.clock)
             return [*effects, *self._evaluated(state, shared, "activity", context)]
@@ -266,7 +267,8 @@ class Customers:
         book, days = self._in_force(shared), self._days
         effects = self._recut(state, shared, context)
         self._forget(state, book, due)
-        if state.trim(days.of(due)):
+        today = days.of(due)
+        if state.trim(today):
             effects.append(Count("rows trimmed"))
         if not value.is_active(state, due):
             state.visit_due = 0
@@ -274,7 +276,6 @@ class Customers:
         state.visit_due = self._next_visit(state, due)
         if state.account.profiling_opted_out:
             return effects
-        today = days.of(due)
         seen = features.compute(state, today, days)
         self._keep_risk(state, shared, seen, due)
         if today not in state.account.examples:
@@ -466,9 +467,9 @@ class Customers:
         state.due = min(state.other_due, state.silence_due)
 
     def _silence_due(self, state: Profile, book: InForce) -> int:
-        if state.orders == 0 or state.standing.tier == Tier.SILENT:
+        if state.orders == 0 or state.standing.tier == SILENT:
             return NEVER
-        due = value.silence_begins(state, book.rules) + SETTLE_MS
+        due = state.active_at + book.silent_after_ms
         return due if due > state.held_until else state.held_until  # noqa: FURB136 - max() costs a call
 
     def _quiet_due(self, state: Profile) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from worker.recall import rfm, tiers
 from worker.recall.days import DAY_MS, Days
-from worker.recall.rfm import FIELDS, CutPoints, Rfm
+from worker.recall.rfm import CutPoints, Rfm
 from worker.recall.tiers import Tier, TierRules, Transition
 from worker.recall.windows import WEEKS_KEPT
 from worker.stream.processor import NEVER
@@ -55,9 +55,9 @@ def next_fall(profile: Profile, at: int, cuts: CutPoints, days: Days) -> int:
     if day is not None:
         falls.append(day)
     week = days.week(today)
-    kept = [other for other in profile.account.weeks[::FIELDS] if other > week - WEEKS_KEPT]
-    if kept:
-        falls.append(days.monday(kept[0] + WEEKS_KEPT))
+    first = rfm.first_week(profile.account.weeks, week)
+    if first is not None:
+        falls.append(days.monday(first + WEEKS_KEPT))
     return days.start(min(falls)) if falls else NEVER
 
 

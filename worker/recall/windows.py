@@ -7,13 +7,13 @@ they are folded into buckets of 28 days, kept for a year.
 
 from __future__ import annotations
 
-from itertools import compress
+from itertools import chain, compress
 from typing import TYPE_CHECKING
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 CHANNELS = (
     "session",
@@ -113,11 +113,14 @@ class History(msgspec.Struct, array_like=True, gc=False):
 
     def months(self) -> Iterator[tuple[int, Sparse]]:
         """Yield (first day of 28, sparse array) of what is older than the days kept."""
+        for array in self._months():
+            yield array[0] * BUCKET_DAYS, array
+
+    def _months(self) -> Iterator[Sparse]:
         flat, i = unpack(self.buckets), 0
         while i < len(flat):
             size = flat[i]
-            array = flat[i + 1 : i + 1 + size]
-            yield array[0] * BUCKET_DAYS, array
+            yield flat[i + 1 : i + 1 + size]
             i += 1 + size
 
     def fold(self, today: int) -> None:
@@ -129,34 +132,28 @@ class History(msgspec.Struct, array_like=True, gc=False):
     def fold_before(self, limit: int, today: int) -> None:
         """Move the days before `limit` into buckets."""
         kept: list[Sparse] = []
-        buckets: dict[int, dict[int, int]] = {}
-        for first_day, array in self.months():
-            _add(buckets, first_day // BUCKET_DAYS, array)
+        folded: dict[int, dict[int, int]] = {}
         for array in self.arrays():
             if array[0] >= limit:
                 kept.append(array)
             else:
-                _add(buckets, array[0] // BUCKET_DAYS, array)
+                _add(folded.setdefault(array[0] // BUCKET_DAYS, {}), array)
+        months = {array[0]: array for array in self._months()}
+        for bucket, counts in folded.items():
+            _add(counts, months.get(bucket, []))
+            months[bucket] = [bucket, *chain.from_iterable(sorted(counts.items()))]
         oldest = today // BUCKET_DAYS - BUCKETS_KEPT
-        self.buckets = pack(list(_flatten(buckets, oldest)))
+        self.buckets = pack([n for bucket in sorted(months) if bucket >= oldest for n in _sized(months[bucket])])
         self.n = len(kept)
         head_bytes = 1 if self.n <= _FIX_ARRAY_MAX else 3 if self.n <= _ARRAY_16_MAX else 5
         self.days = _encode(kept)[head_bytes:]
         self.first_day = min([array[0] for array in kept], default=0)
 
 
-def _add(buckets: dict[int, dict[int, int]], bucket: int, array: Sparse) -> None:
-    counts = buckets.setdefault(bucket, {})
+def _add(counts: dict[int, int], array: Sparse) -> None:
     for channel, n in zip(array[1::2], array[2::2], strict=True):
         counts[channel] = counts.get(channel, 0) + n
 
 
-def _flatten(buckets: dict[int, dict[int, int]], oldest: int) -> Iterable[int]:
-    for bucket in sorted(buckets):
-        if bucket >= oldest:
-            counts = buckets[bucket]
-            yield 1 + 2 * len(counts)
-            yield bucket
-            for channel in sorted(counts):
-                yield channel
-                yield counts[channel]
+def _sized(array: Sparse) -> Sparse:
+    return [len(array), *array]

@@ -160,9 +160,16 @@ def _channels(profile: Profile, t_day: int, values: list[int]) -> list[int]:
         in_week = day + week
         in_month = in_week + month
         in_all = in_month + month_before + rest
-        log = _LOGS.__getitem__ if in_all < len(_LOGS) else _log
-        log_month = log(in_month)
-        values += (log(day), log(in_week), log_month, log(in_all), log_month - log(month_before), _LOGS[recency])
+        logs = _LOGS if in_all < len(_LOGS) else {n: _log(n) for n in (day, in_week, in_month, in_all, month_before)}
+        month_log = logs[in_month]
+        values += (
+            logs[day],
+            logs[in_week],
+            month_log,
+            logs[in_all],
+            month_log - logs[month_before],
+            _LOGS[recency],
+        )
     return active
 
 
