@@ -31,6 +31,7 @@ class Days:
         self.timezone = timezone
         self._zone = ZoneInfo(timezone)
         self._starts: dict[int, int] = {}
+        self._spans: dict[int, tuple[int, int, int]] = {}
         self._latest = (0, 0, 0)
 
     def of(self, at: int) -> int:
@@ -47,12 +48,19 @@ class Days:
             return latest
         # Not more than a day off, whatever the timezone: the starts of days have the last word.
         day = at // DAY_MS
-        while self.start(day) > at:
+        found = self._spans.get(day) or self._span(day)
+        while at < found[0]:
             day -= 1
-        while self.start(day + 1) <= at:
+            found = self._spans.get(day) or self._span(day)
+        while at >= found[1]:
             day += 1
-        self._latest = latest = (self.start(day), self.start(day + 1), day)
-        return latest
+            found = self._spans.get(day) or self._span(day)
+        self._latest = found
+        return found
+
+    def _span(self, day: int) -> tuple[int, int, int]:
+        span = self._spans[day] = (self.start(day), self.start(day + 1), day)
+        return span
 
     def start(self, day: int) -> int:
         """Return the time at which the day begins."""

@@ -205,7 +205,7 @@ def _open(profile: Profile, day: int, at: int, clock: int, clock_day: int) -> Op
 
 def _with(ids: bytes, message_id: str, kept: int) -> bytes | None:
     """Return the ids with one more, the latest `kept` of them; None where it is among them already."""
-    short = xxh3_64_digest(message_id.encode())[:ID_BYTES]
+    short = short_id(message_id)
     if short in ids:
         place = ids.find(short)
         while place >= 0:

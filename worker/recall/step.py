@@ -313,7 +313,8 @@ class Customers:
             return [Attach(_name(day), None), Count("example lost")]
         since, until = days.start(day), days.start(day + shop.horizon_days)
         holdout = self._in_force(shared).holdout
-        held_out = all(holdout.arm(state.key, d) == CONTROL for d in (day, day + shop.horizon_days))
+        last_day = day + shop.horizon_days
+        held_out = holdout.arm(state.key, day) == CONTROL == holdout.arm(state.key, last_day)
         learned = held_out or until < shop.live_from
         example = {
             "kind": "example",
@@ -457,9 +458,10 @@ class Customers:
     def _schedule(self, state: Profile, shared: Shared, at: int) -> None:
         """Set all timers anew."""
         book = self._in_force(shared)
+        state.fall_due = value.next_fall(state, at, book.cuts, self._days)
         drop_due = tiers.drop_due(state.standing, book.rules)
-        fall_due = value.next_fall(state, at, book.cuts, self._days)
-        state.fall_due = fall_due if drop_due is None else min(fall_due, drop_due)
+        if drop_due is not None:
+            state.fall_due = min(state.fall_due, drop_due)
         state.silence_due = self._silence_due(state, book)
         episode = state.episode
         decision_due = NEVER if episode is None or episode.decided else episode.due

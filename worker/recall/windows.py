@@ -131,12 +131,11 @@ class History(msgspec.Struct, array_like=True, gc=False):
 
     def fold_before(self, limit: int, today: int) -> None:
         """Move the days before `limit` into buckets."""
-        kept: list[Sparse] = []
+        arrays = self.arrays()
+        kept = [array for array in arrays if array[0] >= limit]
         folded: dict[int, dict[int, int]] = {}
-        for array in self.arrays():
-            if array[0] >= limit:
-                kept.append(array)
-            else:
+        for array in arrays:
+            if array[0] < limit:
                 _add(folded.setdefault(array[0] // BUCKET_DAYS, {}), array)
         months = {array[0]: array for array in self._months()}
         for bucket, counts in folded.items():
