@@ -16,7 +16,7 @@ def drain(timers, rows):
     """Take all timers, as a partition does: a key that was woken wants nothing more."""
     taken = []
     while len(timers):
-        keys = set()
+        keys = {}
         timers.pop_due(NEVER, keys, keys_max=1, looks_max=5)
         for key in keys:
             taken.append((next_due(rows[key]), key))
@@ -25,9 +25,9 @@ def drain(timers, rows):
 
 
 def pop_due(timers, horizon, *, keys_max=9, looks_max=99):
-    keys = set()
+    keys = {}
     edge = timers.pop_due(horizon, keys, keys_max=keys_max, looks_max=looks_max)
-    return keys, edge
+    return set(keys), edge
 
 
 def test_it_begins_from_the_headers_of_the_rows():

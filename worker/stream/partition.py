@@ -270,7 +270,7 @@ class Partition(Generic[S, H]):
         """
         limits, smallest = self._limits, _Limits(1, 1)
         while True:
-            due: set[bytes] = set()
+            due: dict[bytes, None] = {}
             work, shared, reached, count = self._attempt(limits, due, barrier, clock, records=records)
             if self._bytes_max is None or limits == smallest or work.size() <= self._bytes_max:
                 self._shared = shared
@@ -280,7 +280,7 @@ class Partition(Generic[S, H]):
             limits = limits.halved()
 
     def _attempt(
-        self, limits: _Limits, due: set[bytes], barrier: int, clock: int, *, records: bool
+        self, limits: _Limits, due: dict[bytes, None], barrier: int, clock: int, *, records: bool
     ) -> tuple[Work, H, int, int]:
         """Bring keys up to `clock`, then take records up to the barrier; the keys that were woken go into `due`.
 
@@ -349,7 +349,7 @@ class Partition(Generic[S, H]):
         self,
         work: Work,
         general: Mapping[bytes, Sequence[Stimulus]],
-        due: set[bytes],
+        due: dict[bytes, None],
         edge: tuple[int, bytes] | None,
         horizon: int,
     ) -> H:

@@ -9,7 +9,7 @@ from worker.stream.processor import NEVER
 from worker.stream.record import RESERVED, next_due
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableSet
+    from collections.abc import Mapping
 
 
 class Timers:
@@ -33,9 +33,9 @@ class Timers:
         heapq.heappush(self._heap, (due, key))
 
     def pop_due(
-        self, horizon: int, keys: MutableSet[bytes], *, keys_max: int, looks_max: int
+        self, horizon: int, keys: dict[bytes, None], *, keys_max: int, looks_max: int
     ) -> tuple[int, bytes] | None:
-        """Move the keys whose timers are due before the horizon into `keys`.
+        """Move the keys whose timers are due before the horizon into `keys`, in the order of (due, key).
 
         Stops where `keys` would hold more than `keys_max`, and after `looks_max` entries that were not true. Returns
         where it stopped, as (due, key): no timer that is left comes before. None: nothing is left before the horizon.
@@ -49,7 +49,7 @@ class Timers:
                 if key not in keys:
                     if len(keys) == keys_max:
                         return entry
-                    keys.add(key)
+                    keys[key] = None
                 heapq.heappop(heap)
                 continue
             if looks == looks_max:
