@@ -56,6 +56,8 @@ class Kafka:
 
     bootstrap: str
     stop: Callable[[], None]
+    restart: Callable[[], None] | None = None
+    """Kills the broker (-9) and starts it again on its data and port; None where the broker is not ours to kill."""
 
     def create_topics(self, topics: dict[str, int], config: dict[str, str] | None = None) -> None:
         """Create the topics, given with their numbers of partitions, and wait until clients see them."""
@@ -158,30 +160,47 @@ def _from_maven() -> Kafka:
     ]  # fmt: skip
     with log.open("wb") as output:
         subprocess.run(format_storage, check=False, stdout=output, stderr=output)
+
+    def launch_server() -> subprocess.Popen[bytes]:
         # The server ends with the tests, killed ones too: then the pipe to its guard closes.
         guarded = 'exec 3<&0; { cat <&3 >/dev/null; kill -9 $$; } & exec "$@"'
-        server = subprocess.Popen(
-            ["sh", "-c", guarded, "sh", *launch, "kafka.Kafka", str(configuration)],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                ["sh", "-c", guarded, "sh", *launch, "kafka.Kafka", str(configuration)],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
 
-    def stop() -> None:
+    bootstrap = f"127.0.0.1:{port}"
+    server = launch_server()
+
+    def kill() -> None:
         # The guard stands in the server's group: it must go first, or it would kill a stranger by this number.
         with suppress(ProcessLookupError):
             os.killpg(server.pid, SIGKILL)
         server.communicate()
+
+    def await_server() -> None:
+        _await_answer(bootstrap, lambda _: True, log.read_text, alive=lambda: server.poll() is None)
+
+    def restart() -> None:
+        nonlocal server
+        kill()
+        server = launch_server()
+        await_server()
+
+    def stop() -> None:
+        kill()
         shutil.rmtree(directory, ignore_errors=True)
 
-    bootstrap = f"127.0.0.1:{port}"
     try:
-        _await_answer(bootstrap, lambda _: True, log.read_text, alive=lambda: server.poll() is None)
+        await_server()
     except BaseException:
         stop()
         raise
-    return Kafka(bootstrap, stop)
+    return Kafka(bootstrap, stop, restart)
 
 
 def _await_answer(

@@ -15,6 +15,7 @@ from schemas.topics import TOPICS
 from worker import replay
 from worker.partitioner import Partitioner
 from worker.recall.profile import Profile
+from worker.replay import Replay, by_topic
 from worker.stream.record import HEADER_BYTES, PARTITION_KEY, RESERVED, PartitionRecord
 
 PARTITIONS = 4
@@ -101,8 +102,8 @@ def lay_down(bootstrap, records, days, *, ticks=True):
     assert producer.flush(60) == 0
 
 
-def read(bootstrap, topic):
-    """Return all committed records of a topic, by partition and offset."""
+def read(bootstrap, topic, partitions=None):
+    """Return all committed records of a topic, by partition and offset; one of ours has its number of partitions."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -113,7 +114,7 @@ def read(bootstrap, topic):
         }
     )
     try:
-        places = [TopicPartition(topic, number, 0) for number in range(EVERY_TOPIC[topic])]
+        places = [TopicPartition(topic, number, 0) for number in range(partitions or EVERY_TOPIC[topic])]
         ends = {place.partition: consumer.get_watermark_offsets(place, timeout=10)[1] for place in places}
         consumer.assign(places)
         found, deadline = [], time.monotonic() + 60
@@ -127,10 +128,10 @@ def read(bootstrap, topic):
         consumer.close()
 
 
-def state(bootstrap):
+def state(bootstrap, changelog=CHANGELOG):
     """Return what the changelog holds: rows by key, and the partition records."""
     rows, records = {}, {}
-    for message in read(bootstrap, CHANGELOG):
+    for message in read(bootstrap, changelog, PARTITIONS):
         if message.key() == PARTITION_KEY:
             records[message.partition()] = PartitionRecord.decode(message.value())
         elif message.value() is None:
@@ -156,6 +157,24 @@ def without_risk(rows):
     return plain
 
 
+class Replayed:
+    """A replay, and what it emitted."""
+
+    def __init__(self, config, records):
+        self.ids = []
+        self.replay = Replay(config, self._emit)
+        self.replay.run(by_topic(iter(records)))
+        self.rows = without_risk(dict(self.replay.rows()))
+
+    def _emit(self, _number, output):
+        if output.topic == "recall":
+            self.ids.append(dict(output.headers)["ce_id"].decode())
+
+    @property
+    def clock(self):
+        return min(partition.clock for partition in self.replay.partitions)
+
+
 def ids(messages):
     """Return the ids of the events, in order."""
     return [dict(message.headers())["ce_id"].decode() for message in messages]
@@ -174,7 +193,7 @@ def wait_until(condition, process, log, timeout_s=120):
 class Progress:
     """How far the worker has come, from the partition records in its changelog."""
 
-    def __init__(self, bootstrap):
+    def __init__(self, bootstrap, changelog=CHANGELOG):
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
@@ -183,7 +202,7 @@ class Progress:
                 "isolation.level": "read_committed",
             }
         )
-        self._consumer.assign([TopicPartition(CHANGELOG, number, 0) for number in range(PARTITIONS)])
+        self._consumer.assign([TopicPartition(changelog, number, 0) for number in range(PARTITIONS)])
         self._records = {}
 
     def clocks(self):

@@ -9,6 +9,7 @@ from data import require
 from live import (
     EVERY_TOPIC,
     Progress,
+    Replayed,
     Tail,
     environment,
     ids,
@@ -26,7 +27,6 @@ from worker import settings, topics
 from worker.feed import Feeder
 from worker.recall.days import DAY_MS
 from worker.recall.playbook import load
-from worker.replay import Replay, by_topic
 from worker.settings import DEFAULT_PLAYBOOK
 from worker.simulate import CURRENCY, TIMEZONE, simulate
 from worker.sources import open_source
@@ -39,24 +39,6 @@ def playbook(tmp_path):
     path.write_text(DEFAULT_PLAYBOOK.read_text().replace('unknown = "deny"', 'unknown = "allow"'))
     assert load(path).consent.unknown == "allow"
     return path
-
-
-class Replayed:
-    """A replay, and what it emitted."""
-
-    def __init__(self, config, records):
-        self.ids = []
-        self.replay = Replay(config, self._emit)
-        self.replay.run(by_topic(iter(records)))
-        self.rows = without_risk(dict(self.replay.rows()))
-
-    def _emit(self, _number, output):
-        if output.topic == "recall":
-            self.ids.append(dict(output.headers)["ce_id"].decode())
-
-    @property
-    def clock(self):
-        return min(partition.clock for partition in self.replay.partitions)
 
 
 def test_simulated_shop_in_plain_mode_gives_the_commands_of_the_replay(embedded, playbook, tmp_path):

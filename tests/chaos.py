@@ -1,0 +1,339 @@
+"""Faults that happen to workers while they work.
+
+A round runs a load on workers in processes of their own, looked after as a supervisor would: one that ends is started
+again. Faults happen at seeded moments; then the input ends, and what the workers left is judged.
+"""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from live import ROOT
+from loads import Findings
+from points import Fault
+
+from worker.models import EXIT_MODELS_FAILED
+from worker.stream.committer import EXIT_COMMIT_FAILED, EXIT_LEFTOVER
+from worker.stream.transport import EXIT_WORK_FAILED
+
+RESTARTABLE = {EXIT_COMMIT_FAILED, EXIT_LEFTOVER, EXIT_WORK_FAILED, EXIT_MODELS_FAILED}
+"""With these a worker says that a new process is to take over."""
+STALL_S = 60.0
+"""Without progress for so long a round is stuck."""
+LOG_TAIL = 3000
+CHILD = """
+import sys
+sys.path.insert(0, {tests!r})
+import points
+fault = {fault!r}
+if fault:
+    points.arm(points.Fault(*fault))
+{main}
+"""
+
+
+class StuckError(Exception):
+    """A round did not go on; the message shows the last words of its workers."""
+
+
+class Worker:
+    """One worker, through all its lives; `faults` are those of the first, the second and so on."""
+
+    def __init__(self, name, load, directory, faults=()):
+        self.name = name
+        self.log = directory / f"{name}.log"
+        self.lives = 0
+        self.ends = []
+        """Exit codes of the lives that are over; negative for a signal."""
+        self.leaves = False
+        """Whether it is not started again when it has ended."""
+        self._load = load
+        self._faults = list(faults)
+        self.start()
+
+    def start(self):
+        fault = self._faults.pop(0) if self._faults else None
+        main, environment = self._load.main(self.name)
+        code = CHILD.format(tests=str(Path(__file__).parent), fault=fault and tuple(fault), main=main)
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
+            )
+        self._expected = -signal.SIGKILL if fault and fault.action == "kill" else None
+        self.lives += 1
+
+    @property
+    def stopped(self):
+        """Whether it has stopped itself (SIGSTOP)."""
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+    @property
+    def words(self):
+        return self.log.read_text()
+
+    def send(self, number):
+        """Send a signal; of one that ends it the end is expected."""
+        if number == signal.SIGKILL:
+            self._expected = -signal.SIGKILL
+        elif number == signal.SIGTERM:
+            self._expected = 0
+        self.process.send_signal(number)
+
+    def look(self):
+        """Start it again where it has ended; tell whether its end was one that is documented."""
+        code = self.process.poll()
+        if code is None:
+            return True
+        if len(self.ends) == self.lives:
+            return True
+        self.ends.append(code)
+        documented = code in {self._expected, *RESTARTABLE}
+        if not self.leaves:
+            self.start()
+        return documented
+
+    def end(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+class Round:
+    """Workers on a load."""
+
+    def __init__(self, load, directory, random):
+        self.load = load
+        self.random = random
+        self.workers = []
+        self.exits = []
+        """Ends that no documentation names: (worker, exit code)."""
+        self.struck = 0
+        """Faults that have happened."""
+        self._directory = directory
+
+    def start(self, *faults):
+        """Start a worker, with the faults of its lives."""
+        worker = Worker(f"worker-{len(self.workers)}", self.load, self._directory, faults)
+        self.workers.append(worker)
+        return worker
+
+    def until(self, condition, what, *, stall_s=STALL_S):
+        """Look after the workers until the condition holds; it may take as long as the load makes progress."""
+        applied, since = self.load.applied(), time.monotonic()
+        while not condition():
+            for worker in self.workers:
+                before = worker.lives, len(worker.ends)
+                if not worker.look():
+                    self.exits.append((worker.name, worker.ends[-1]))
+                if (worker.lives, len(worker.ends)) != before:
+                    since = time.monotonic()
+            now = self.load.applied()
+            if now != applied:
+                applied, since = now, time.monotonic()
+            if time.monotonic() - since > stall_s:
+                said = "\n".join(f"--- {worker.name}\n{worker.words[-LOG_TAIL:]}" for worker in self.workers)
+                raise StuckError(f"no progress for {stall_s} s before {what}, {applied} records applied:\n{said}")
+            time.sleep(0.05)
+
+    def progress(self, records=300):
+        """Wait until so many more records are applied."""
+        target = self.load.applied() + records
+        self.until(lambda: self.load.applied() >= target, f"{target} records are applied")
+
+    def ended(self, worker, lives):
+        """Wait until so many lives of a worker have ended."""
+        self.until(lambda: len(worker.ends) >= lives, f"{worker.name} has ended {lives} times")
+
+    def joined(self, worker):
+        """Wait until a worker has lanes."""
+        seen = worker.words.count('"lanes": ["')
+        self.until(lambda: worker.words.count('"lanes": ["') > seen, f"{worker.name} has lanes")
+
+    def stop(self, worker):
+        """Stop a worker as an operator would, for good."""
+        worker.leaves = True
+        lives = worker.lives
+        worker.send(signal.SIGTERM)
+        self.until(lambda: len(worker.ends) == lives, f"{worker.name} has stopped")
+
+    def finish(self):
+        """End the input, wait for all of it, stop the workers."""
+        self.load.finish(self.until)
+        for worker in self.workers:
+            if not worker.leaves:
+                self.stop(worker)
+
+    def end(self):
+        for worker in self.workers:
+            worker.end()
+
+
+class Result(NamedTuple):
+    """What became of a round."""
+
+    kind: str
+    seed: int
+    struck: int
+    findings: Findings
+    seconds: float
+    good: bool
+    why: str
+
+
+def run_round(kind, happens, load, directory, seed):
+    """Run a round of a kind of faults; `load` is closed at its end."""
+    started = time.monotonic()
+    directory.mkdir(parents=True)
+    it, why = Round(load, directory, Random(seed)), ""
+    try:
+        load.begin()
+        happens(it)
+        it.finish()
+        findings = load.judge()
+    except StuckError as error:
+        findings, why = Findings(stuck=1), str(error)
+    finally:
+        it.end()
+        load.close()
+    findings.exits += len(it.exits)
+    if it.exits:
+        why += f"undocumented exits: {it.exits}"
+    good = findings.good(transactional=load.transactional)
+    return Result(kind, seed, it.struck, findings, time.monotonic() - started, good, why)
+
+
+# -- what happens ------------------------------------------------------------------------------------------------------
+
+
+def killed(point, first, last):
+    """A worker is killed at a point, twice; the call at which it dies is drawn."""
+
+    def happens(it):
+        draw = it.random.randint
+        worker = it.start(*(Fault("kill", point, draw(first, last)) for _ in range(2)))
+        it.ended(worker, 2)
+        it.struck += 2
+
+    return happens
+
+
+def killed_at_any_moment(it):
+    """A worker is killed, twice."""
+    worker = it.start()
+    for _ in range(2):
+        it.progress(it.random.randint(100, 3000))
+        worker.send(signal.SIGKILL)
+        it.ended(worker, worker.lives)
+        it.struck += 1
+
+
+def killed_in_recovery(it):
+    """A worker is killed, and killed again while it recovers."""
+    worker = it.start(None, Fault("kill", "in recovery", it.random.randint(1, 2)))
+    it.progress(it.random.randint(500, 3000))
+    worker.send(signal.SIGKILL)
+    it.ended(worker, 2)
+    it.struck += 2
+
+
+def killed_in_a_rebalance(it):
+    """A second worker joins, and the first dies while it hands over its lanes."""
+    point = it.random.choice(("before a lane closes", "after a lane closed"))
+    worker = it.start(Fault("kill", point, it.random.randint(1, 4)))
+    it.progress()
+    it.start()
+    it.ended(worker, 1)
+    it.struck += 1
+
+
+def stalled_in_a_commit(it):
+    """A worker stops in a commit until another one has its lanes; when it goes on it is fenced, and ends."""
+    point = it.random.choice(("after the produces", "before the commit", "before the rows"))
+    worker = it.start(Fault("stop", point, it.random.randint(5, 60)))
+    it.until(lambda: worker.stopped, "the worker has stopped")
+    _goes_on(it, worker)
+    it.ended(worker, 1)
+    assert worker.ends == [EXIT_COMMIT_FAILED], worker.ends
+
+
+def stalled_at_any_moment(it):
+    """A worker stops until another one has its lanes; when it goes on, it ends or joins again."""
+    worker = it.start()
+    it.progress(it.random.randint(300, 3000))
+    worker.send(signal.SIGSTOP)
+    _goes_on(it, worker)
+
+
+def _goes_on(it, worker):
+    worker.leaves = True
+    successor = it.start()
+    it.joined(successor)
+    it.progress()
+    worker.send(signal.SIGCONT)
+    it.struck += 1
+
+
+def joined_and_left(it):
+    """A second worker joins and is stopped; another joins and is killed."""
+    it.start()
+    it.progress()
+    second = it.start()
+    it.joined(second)
+    it.progress(it.random.randint(1, 1000))
+    it.stop(second)
+    third = it.start()
+    it.joined(third)
+    it.progress(it.random.randint(1, 1000))
+    third.leaves = True
+    third.send(signal.SIGKILL)
+    it.progress()
+    it.struck += 2
+
+
+def stopped_and_started(it):
+    """The worker is stopped and started again, twice."""
+    for _ in range(2):
+        worker = it.start()
+        it.progress(it.random.randint(100, 2000))
+        it.stop(worker)
+        it.struck += 1
+    it.start()
+
+
+def broker_killed(restart):
+    """The broker is killed and started again on what it had written."""
+
+    def happens(it):
+        it.start()
+        it.progress(it.random.randint(300, 3000))
+        with in_background(restart) as done:
+            it.until(done, "the broker is back", stall_s=120)
+        it.struck += 1
+        it.progress()
+
+    return happens
+
+
+@contextlib.contextmanager
+def in_background(do):
+    """Do something in a thread; give what tells whether it is done."""
+    failed = []
+
+    def guarded():
+        try:
+            do()
+        except BaseException as error:  # noqa: BLE001 - raised below
+            failed.append(error)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    yield lambda: not thread.is_alive()
+    thread.join()
+    if failed:
+        raise failed[0]

@@ -1,0 +1,81 @@
+"""Points at which a process ends or stops itself: scripted from outside, the product knows nothing of them."""
+
+import asyncio
+import functools
+import os
+import signal
+from typing import NamedTuple
+
+from aiokafka import AIOKafkaProducer
+
+from worker.stream.recovery import BatchRecovery
+from worker.stream.transport import Lane, Lanes
+from worker.stream.work import KeyedWork
+
+ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+
+
+class Point(NamedTuple):
+    """A method; the fault comes after its call, or before it."""
+
+    owner: type
+    method: str
+    after: bool = False
+    flush: bool = False
+    """Whether all that was produced is to reach the broker first."""
+
+
+POINTS = {
+    "after the fence": Point(Lanes, "acquire", after=True),
+    "in recovery": Point(BatchRecovery, "apply", after=True),
+    "in a unit": Point(KeyedWork, "close"),
+    "before the rows": Point(AIOKafkaProducer, "send_batch"),
+    "after the produces": Point(AIOKafkaProducer, "send_offsets_to_transaction", flush=True),
+    "before the commit": Point(AIOKafkaProducer, "commit_transaction"),
+    "after the commit": Point(AIOKafkaProducer, "commit_transaction", after=True),
+    "before a lane closes": Point(Lane, "close"),
+    "after a lane closed": Point(Lane, "close", after=True),
+}
+
+
+class Fault(NamedTuple):
+    """What is to happen at the `nth` call."""
+
+    action: str
+    point: str
+    nth: int
+
+
+def arm(fault):
+    """Let the fault happen in this process."""
+    point = POINTS[fault.point]
+    method = getattr(point.owner, point.method)
+    calls = 0
+
+    def strike():
+        nonlocal calls
+        calls += 1
+        if calls == fault.nth:
+            os.kill(os.getpid(), ACTIONS[fault.action])
+
+    @functools.wraps(method)
+    async def waited_for(self, *args, **kwargs):
+        if point.flush:
+            await self.flush()
+        if not point.after:
+            strike()
+        result = await method(self, *args, **kwargs)
+        if point.after:
+            strike()
+        return result
+
+    @functools.wraps(method)
+    def called(self, *args, **kwargs):
+        if not point.after:
+            strike()
+        result = method(self, *args, **kwargs)
+        if point.after:
+            strike()
+        return result
+
+    setattr(point.owner, point.method, waited_for if asyncio.iscoroutinefunction(method) else called)
