@@ -10,20 +10,22 @@ import subprocess
 import sys
 import threading
 import time
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 from live import ROOT
-from loads import Findings
+from loads import Findings, Marbles, Shop, Story
+from mode.worker import EX_FAILURE
 from points import Fault
 
 from worker.models import EXIT_MODELS_FAILED
 from worker.stream.committer import EXIT_COMMIT_FAILED, EXIT_LEFTOVER
 from worker.stream.transport import EXIT_WORK_FAILED
 
-RESTARTABLE = {EXIT_COMMIT_FAILED, EXIT_LEFTOVER, EXIT_WORK_FAILED, EXIT_MODELS_FAILED}
-"""With these a worker says that a new process is to take over."""
+RESTARTABLE = {EXIT_COMMIT_FAILED, EXIT_LEFTOVER, EXIT_WORK_FAILED, EXIT_MODELS_FAILED, EX_FAILURE}
+"""With these a worker says that a new process is to take over; the last is Faust's, where no broker answers."""
 STALL_S = 60.0
 """Without progress for so long a round is stuck."""
 LOG_TAIL = 3000
@@ -65,7 +67,8 @@ class Worker:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
             )
-        self._expected = -signal.SIGKILL if fault and fault.action == "kill" else None
+        self._expected = {-signal.SIGKILL} if fault and fault.action == "kill" else set()
+        self._began = self.log.stat().st_size
         self.lives += 1
 
     @property
@@ -80,9 +83,9 @@ class Worker:
     def send(self, number):
         """Send a signal; of one that ends it the end is expected."""
         if number == signal.SIGKILL:
-            self._expected = -signal.SIGKILL
+            self._expected = {-signal.SIGKILL}
         elif number == signal.SIGTERM:
-            self._expected = 0
+            self._expected = {0} if self.log.stat().st_size > self._began else {0, -signal.SIGTERM}
         self.process.send_signal(number)
 
     def look(self):
@@ -93,7 +96,7 @@ class Worker:
         if len(self.ends) == self.lives:
             return True
         self.ends.append(code)
-        documented = code in {self._expected, *RESTARTABLE}
+        documented = code in self._expected | RESTARTABLE
         if not self.leaves:
             self.start()
         return documented
@@ -189,7 +192,6 @@ class Result(NamedTuple):
 def run_round(kind, happens, load, directory, seed):
     """Run a round of a kind of faults; `load` is closed at its end."""
     started = time.monotonic()
-    directory.mkdir(parents=True)
     it, why = Round(load, directory, Random(seed)), ""
     try:
         load.begin()
@@ -208,25 +210,106 @@ def run_round(kind, happens, load, directory, seed):
     return Result(kind, seed, it.struck, findings, time.monotonic() - started, good, why)
 
 
+KILLS = {
+    "after the fence": (1, 1),
+    "in a unit": (20, 2000),
+    "before the rows": (1, 60),
+    "after the produces": (1, 60),
+    "before the commit": (1, 60),
+    "after the commit": (1, 60),
+}
+"""Points, and the calls among which the one is drawn at which a worker dies."""
+PRODUCE = 0
+"""The number of the request in Kafka's protocol."""
+NOT_ENOUGH_REPLICAS, REQUEST_TIMED_OUT, REFUSED = 19, 7, 29
+"""Kafka's error codes: two that pass, and one (not authorised) that does not."""
+
+
+class Embedded:
+    """The embedded broker, asked as a cluster is."""
+
+    restart = None
+
+    def __init__(self, broker):
+        self.bootstrap = broker.address
+        self.answer_next = broker.answer_next
+        self._create_topic = broker.create_topic
+
+    def create_topics(self, topics):
+        for name, partitions in topics.items():
+            self._create_topic(name, partitions)
+
+
+class Rounds:
+    """Rounds of every kind; `kinds` names them."""
+
+    def __init__(self, kafka, embedded, directory):
+        self._kafka = kafka
+        self._embedded = Embedded(embedded)
+        self._directory = directory
+        marbles = {
+            **{f"killed {point}": killed(point, *calls) for point, calls in KILLS.items()},
+            "killed at any moment": killed_at_any_moment,
+            "killed in recovery": killed_in_recovery,
+            "killed in a rebalance": killed_in_a_rebalance,
+            "stalled in a commit": stalled_in_a_commit,
+            "stalled at any moment": stalled_at_any_moment,
+            "second worker joins and leaves": joined_and_left,
+            "stopped and started": stopped_and_started,
+            "chaos": chaos,
+        }
+        shop = ("chaos", "killed in recovery", "stalled in a commit", "second worker joins and leaves")
+        self.kinds = {
+            **{name: (self._marbles, happens) for name, happens in marbles.items()},
+            "produces fail (plain)": (self._plain_marbles, produces_fail),
+            "killed at any moment (plain)": (self._plain_marbles, killed_at_any_moment),
+            **{f"{name} (shop)": (self._shop, marbles[name]) for name in shop},
+        }
+        if kafka.restart is not None:
+            self.kinds["broker killed"] = (self._marbles, broker_killed)
+            self.kinds["broker killed (shop)"] = (self._shop, broker_killed)
+
+    def run(self, kind, seed):
+        """Run a round."""
+        make, happens = self.kinds[kind]
+        directory = self._directory / str(seed)
+        directory.mkdir()
+        random = Random(seed)
+        return run_round(kind, happens, make(directory, random), directory, seed)
+
+    @cached_property
+    def _story(self):
+        return Story(self._directory)
+
+    def _marbles(self, directory, random):
+        return Marbles(self._kafka, directory, random)
+
+    def _plain_marbles(self, directory, random):
+        return Marbles(self._embedded, directory, random, plain=True)
+
+    def _shop(self, directory, random):
+        return Shop(self._story, self._kafka, directory, random)
+
+
 # -- what happens ------------------------------------------------------------------------------------------------------
 
 
 def killed(point, first, last):
-    """A worker is killed at a point, twice; the call at which it dies is drawn."""
+    """A worker is killed at a point, in each of three lives; the call at which it dies is drawn."""
 
     def happens(it):
         draw = it.random.randint
-        worker = it.start(*(Fault("kill", point, draw(first, last)) for _ in range(2)))
-        it.ended(worker, 2)
-        it.struck += 2
+        worker = it.start(*(Fault("kill", point, draw(first, last)) for _ in range(3)))
+        it.ended(worker, 3)
+        it.struck += 3
 
     return happens
 
 
 def killed_at_any_moment(it):
-    """A worker is killed, twice."""
+    """A worker is killed, three times."""
     worker = it.start()
-    for _ in range(2):
+    for _ in range(3):
         it.progress(it.random.randint(100, 3000))
         worker.send(signal.SIGKILL)
         it.ended(worker, worker.lives)
@@ -306,18 +389,41 @@ def stopped_and_started(it):
     it.start()
 
 
-def broker_killed(restart):
+def broker_killed(it):
     """The broker is killed and started again on what it had written."""
+    it.start()
+    it.progress(it.random.randint(300, 3000))
+    with in_background(it.load.cluster.restart) as done:
+        it.until(done, "the broker is back", stall_s=120)
+    it.struck += 1
 
-    def happens(it):
-        it.start()
-        it.progress(it.random.randint(300, 3000))
-        with in_background(restart) as done:
-            it.until(done, "the broker is back", stall_s=120)
+
+def chaos(it):
+    """Two workers, each killed at a point of its own in each of its lives, and one killed at any moment."""
+    draw = it.random
+    workers = [it.start(*(drawn_fault(draw) for _ in range(2))) for _ in range(2)]
+    for worker in workers:
+        it.ended(worker, 2)
+    it.progress(draw.randint(1, 500))
+    workers[0].send(signal.SIGKILL)
+    it.ended(workers[0], 3)
+    it.struck += 5
+
+
+def drawn_fault(random):
+    point = random.choice(list(KILLS))
+    return Fault("kill", point, random.randint(*KILLS[point]))
+
+
+def produces_fail(it):
+    """The broker refuses produces, for reasons that pass and for one that does not, and answers slowly."""
+    draw = it.random
+    it.start()
+    for _ in range(4):
+        it.progress(draw.randint(50, 1500))
+        error, rtt_ms = draw.choice(((NOT_ENOUGH_REPLICAS, 0), (REQUEST_TIMED_OUT, 50), (0, 1500), (REFUSED, 0)))
+        it.load.cluster.answer_next(PRODUCE, *[(error, rtt_ms)] * draw.randint(1, 4))
         it.struck += 1
-        it.progress()
-
-    return happens
 
 
 @contextlib.contextmanager

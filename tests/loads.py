@@ -65,34 +65,48 @@ class Findings:
 
 
 class Marbles:
-    """The load that knows no customers; flows while faults happen, or lies there from the start."""
+    """The load that knows no customers.
+
+    It flows while faults happen; in plain mode it lies there from the start, since outputs may repeat there: they must
+    say the same, which they do for the same merged order alone.
+    """
 
     RATE_PER_S = 1500
+    LYING_THERE = 20_000
     KEYS = 400
     START_MS = 1_700_000_000_000
 
-    def __init__(self, bootstrap, create_topics, directory, random, *, transactional=True, lying_there=0):
-        session_timeout_s = 6.0 if transactional else 3.0
+    def __init__(self, cluster, directory, random, *, plain=False):
         prefix = f"marbles-{random.getrandbits(32):08x}-"
-        self.job = Job(prefix, bootstrap, str(directory), PARTITIONS, transactional, session_timeout_s)
-        self.transactional = transactional
+        self.cluster = cluster
+        self.job = Job(
+            prefix,
+            cluster.bootstrap,
+            str(directory),
+            PARTITIONS,
+            transactional=not plain,
+            session_timeout_s=3.0 if plain else 6.0,
+        )
         self._random = random
-        self._lying_there = lying_there
-        create_topics(dict.fromkeys(self.job.topics, PARTITIONS))
+        cluster.create_topics(dict.fromkeys(self.job.topics, PARTITIONS))
         self._records = {(topic, number): [] for topic in self.job.sources for number in range(PARTITIONS)}
         self._made = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._flow)
         self._producer = Producer(
             {
-                "bootstrap.servers": bootstrap,
+                "bootstrap.servers": cluster.bootstrap,
                 "log_level": 0,
                 "enable.idempotence": True,
                 "linger.ms": 5,
                 "message.timeout.ms": 120_000,
             }
         )
-        self._progress = Progress(bootstrap, self.job.changelog)
+        self._progress = Progress(cluster.bootstrap, self.job.changelog)
+
+    @property
+    def transactional(self):
+        return self.job.transactional
 
     def main(self, _name):
         """Give the code that a worker's process runs, and its environment."""
@@ -100,11 +114,12 @@ class Marbles:
 
     def begin(self):
         """Let the input come."""
-        for _ in range(self._lying_there):
+        if self.transactional:
+            self._thread.start()
+            return
+        for _ in range(self.LYING_THERE):
             self._throw()
         assert self._producer.flush(60) == 0
-        if not self._lying_there:
-            self._thread.start()
 
     def applied(self):
         """Return how many records have been applied and committed."""
@@ -261,14 +276,15 @@ class Shop:
 
     transactional = True
 
-    def __init__(self, story, bootstrap, directory, random):
+    def __init__(self, story, cluster, directory, random):
+        self.cluster = cluster
         self._story = story
         self._directory = directory
         app_id = f"shop-{random.getrandbits(32):08x}"
-        self._config = story.config.model_copy(update={"broker": bootstrap, "app_id": app_id})
+        self._config = story.config.model_copy(update={"broker": cluster.bootstrap, "app_id": app_id})
         self._changelog = topics.changelog(self._config)
         self._make_topics_anew()
-        self._progress = Progress(bootstrap, self._changelog)
+        self._progress = Progress(cluster.bootstrap, self._changelog)
 
     def main(self, name):
         """Give the code that a worker's process runs, and its environment."""

@@ -19,6 +19,8 @@ _PRODUCER: Final = 0  # rd_kafka_type_t
 _ERROR_BYTES: Final = 512
 _LOG_CRITICAL: Final = b"2"  # syslog's scale: the owner of a mock cluster would else log that it has no broker
 _WATERMARK_TIMEOUT_S: Final = 10.0
+_BROKER: Final = 1
+"""The number that the mock cluster gives its first broker."""
 
 
 class Lost(NamedTuple):
@@ -47,6 +49,11 @@ def _load() -> ctypes.CDLL:
         ("rd_kafka_mock_cluster_bootstraps", text, (pointer,)),
         ("rd_kafka_mock_group_initial_rebalance_delay_ms", None, (pointer, ctypes.c_int32)),
         ("rd_kafka_mock_topic_create", number, (pointer, text, number, number)),
+        (
+            "rd_kafka_mock_broker_push_request_error_rtts",
+            number,
+            (pointer, ctypes.c_int32, ctypes.c_int16, ctypes.c_size_t, number, number),
+        ),
     ):
         function = getattr(library, name)
         function.restype = result
@@ -93,6 +100,17 @@ class EmbeddedBroker:
         code = self._library.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1)
         if code:
             raise ValueError(f"topic {name!r}: {self._library.rd_kafka_err2str(code).decode()}")
+
+    def answer_next(self, request: int, *answers: tuple[int, int]) -> None:
+        """Answer the next requests of a kind with (error code, delay in ms) each, one after the other.
+
+        `request` and the codes are those of Kafka's protocol; 0 for no error.
+        """
+        push = self._library.rd_kafka_mock_broker_push_request_error_rtts
+        for error, delay_ms in answers:
+            code = push(self._cluster, _BROKER, request, 1, error, delay_ms)
+            if code:
+                raise ValueError(f"request {request}: {self._library.rd_kafka_err2str(code).decode()}")
 
     def lost(self, topic: str, partitions: int) -> list[Lost]:
         """Say which of the topic's partitions no longer begin at offset 0: records have gone there."""

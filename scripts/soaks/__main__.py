@@ -5,7 +5,7 @@ import importlib
 import sys
 from pathlib import Path
 
-NAMES = ("simulated",)
+NAMES = ("kafka", "memory", "simulated")
 
 
 def main():
