@@ -21,10 +21,9 @@ from mode.worker import EX_FAILURE
 from points import Fault
 
 from worker.models import EXIT_MODELS_FAILED
-from worker.stream.committer import EXIT_COMMIT_FAILED, EXIT_LEFTOVER
-from worker.stream.transport import EXIT_WORK_FAILED
+from worker.stream.exits import EXIT_COMMIT_FAILED, EXIT_LEFTOVER, EXIT_STOP_TIMEOUT, EXIT_WORK_FAILED
 
-RESTARTABLE = {EXIT_COMMIT_FAILED, EXIT_LEFTOVER, EXIT_WORK_FAILED, EXIT_MODELS_FAILED, EX_FAILURE}
+RESTARTABLE = {EXIT_COMMIT_FAILED, EXIT_LEFTOVER, EXIT_WORK_FAILED, EXIT_STOP_TIMEOUT, EXIT_MODELS_FAILED, EX_FAILURE}
 """With these a worker says that a new process is to take over; the last is Faust's, where no broker answers."""
 STALL_S = 60.0
 """Without progress for so long a round is stuck."""
@@ -235,7 +234,8 @@ class Embedded:
         self.answer_next = broker.answer_next
         self._create_topic = broker.create_topic
 
-    def create_topics(self, topics):
+    def create_topics(self, topics, config=None):
+        del config
         for name, partitions in topics.items():
             self._create_topic(name, partitions)
 

@@ -17,6 +17,7 @@ from worker.app import start
 from worker.stream.committer import CommitSettings
 from worker.stream.lane import Group
 from worker.stream.partition import Layout, Partition
+from worker.stream.probe import topic_of
 from worker.stream.processor import NEVER, Count, Output, Tick
 from worker.stream.transport import StreamApp
 
@@ -34,6 +35,10 @@ class Job(NamedTuple):
     session_timeout_s: float = 6.0
 
     @property
+    def app_id(self):
+        return f"{self.prefix}app"
+
+    @property
     def sources(self):
         return tuple(self.prefix + colour for colour in COLOURS)
 
@@ -47,11 +52,16 @@ class Job(NamedTuple):
 
     @property
     def changelog(self):
-        return f"{self.prefix}app-rows-changelog"
+        return f"{self.app_id}-rows-changelog"
 
     @property
     def topics(self):
-        return (*self.sources, self.out, self.dead_letters, self.changelog)
+        """The topics but for the changelog and the probe's."""
+        return (*self.sources, self.out, self.dead_letters)
+
+    @property
+    def probe(self):
+        return topic_of(self.app_id)
 
     def partition(self, number, rows):
         """Give the pure partition, of the worker and of the truth alike."""
@@ -176,11 +186,11 @@ def create_app(job):
         return job.partition(number, rows)
 
     return StreamApp(
-        f"{job.prefix}app",
+        job.app_id,
         groups=(Group("counting", job.sources, open_partition, lambda _number, _work: (), has_rows=True),),
         partitions=job.partitions,
         commit_settings=CommitSettings(
-            group=f"{job.prefix}app",
+            group=job.app_id,
             transactional=job.transactional,
             interval_s=0.025,
             connection={"bootstrap_servers": job.bootstrap},

@@ -88,7 +88,8 @@ class Marbles:
             session_timeout_s=3.0 if plain else 6.0,
         )
         self._random = random
-        cluster.create_topics(dict.fromkeys(self.job.topics, PARTITIONS))
+        cluster.create_topics({**dict.fromkeys(self.job.topics, PARTITIONS), self.job.probe: 1})
+        cluster.create_topics({self.job.changelog: PARTITIONS}, config={"cleanup.policy": "compact"})
         self._records = {(topic, number): [] for topic in self.job.sources for number in range(PARTITIONS)}
         self._made = 0
         self._ended = threading.Event()

@@ -6,10 +6,9 @@ import os
 import signal
 from typing import NamedTuple
 
-from aiokafka import AIOKafkaProducer
-
+from worker.stream.lane import Lane, Lanes
+from worker.stream.producer import LaneProducer
 from worker.stream.recovery import BatchRecovery
-from worker.stream.transport import Lane, Lanes
 from worker.stream.work import KeyedWork
 
 ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
@@ -29,10 +28,10 @@ POINTS = {
     "after the fence": Point(Lanes, "acquire", after=True),
     "in recovery": Point(BatchRecovery, "apply", after=True),
     "in a unit": Point(KeyedWork, "close"),
-    "before the rows": Point(AIOKafkaProducer, "send_batch"),
-    "after the produces": Point(AIOKafkaProducer, "send_offsets_to_transaction", flush=True),
-    "before the commit": Point(AIOKafkaProducer, "commit_transaction"),
-    "after the commit": Point(AIOKafkaProducer, "commit_transaction", after=True),
+    "before the rows": Point(LaneProducer, "send_batch"),
+    "after the produces": Point(LaneProducer, "send_offsets_to_transaction", flush=True),
+    "before the commit": Point(LaneProducer, "commit_transaction"),
+    "after the commit": Point(LaneProducer, "commit_transaction", after=True),
     "before a lane closes": Point(Lane, "close"),
     "after a lane closed": Point(Lane, "close", after=True),
 }
