@@ -27,6 +27,8 @@ RESTARTABLE = {EXIT_COMMIT_FAILED, EXIT_LEFTOVER, EXIT_WORK_FAILED, EXIT_STOP_TI
 """With these a worker says that a new process is to take over; the last is Faust's, where no broker answers."""
 STALL_S = 60.0
 """Without progress for so long a round is stuck."""
+WAIT_S_MAX = 240.0
+"""For what does not come although there is progress: the input does not end before the faults do."""
 LOG_TAIL = 3000
 CHILD = """
 import sys
@@ -127,7 +129,8 @@ class Round:
 
     def until(self, condition, what, *, stall_s=STALL_S):
         """Look after the workers until the condition holds; it may take as long as the load makes progress."""
-        applied, since = self.load.applied(), time.monotonic()
+        applied, began = self.load.applied(), time.monotonic()
+        since = began
         while not condition():
             for worker in self.workers:
                 before = worker.lives, len(worker.ends)
@@ -138,9 +141,12 @@ class Round:
             now = self.load.applied()
             if now != applied:
                 applied, since = now, time.monotonic()
-            if time.monotonic() - since > stall_s:
+            if time.monotonic() - since > stall_s or time.monotonic() - began > WAIT_S_MAX:
                 said = "\n".join(f"--- {worker.name}\n{worker.words[-LOG_TAIL:]}" for worker in self.workers)
-                raise StuckError(f"no progress for {stall_s} s before {what}, {applied} records applied:\n{said}")
+                raise StuckError(
+                    f"waited {time.monotonic() - began:.0f} s until {what}, the last {time.monotonic() - since:.0f} s "
+                    f"without progress beyond {applied} records:\n{said}"
+                )
             time.sleep(0.05)
 
     def progress(self, records=300):
@@ -287,8 +293,8 @@ class Rounds:
     def _plain_marbles(self, directory, random):
         return Marbles(self._embedded, directory, random, plain=True)
 
-    def _shop(self, directory, random):
-        return Shop(self._story, self._kafka, directory, random)
+    def _shop(self, directory, _random):
+        return Shop(self._story, self._kafka, directory)
 
 
 # -- what happens ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, fields
 from typing import NamedTuple
+from uuid import uuid4
 
 import counting
 import orjson
@@ -71,13 +72,13 @@ class Marbles:
     say the same, which they do for the same merged order alone.
     """
 
-    RATE_PER_S = 1500
+    RATE_PER_S = 800
     LYING_THERE = 20_000
     KEYS = 400
     START_MS = 1_700_000_000_000
 
     def __init__(self, cluster, directory, random, *, plain=False):
-        prefix = f"marbles-{random.getrandbits(32):08x}-"
+        prefix = f"marbles-{uuid4().hex[:8]}-"
         self.cluster = cluster
         self.job = Job(
             prefix,
@@ -277,11 +278,11 @@ class Shop:
 
     transactional = True
 
-    def __init__(self, story, cluster, directory, random):
+    def __init__(self, story, cluster, directory):
         self.cluster = cluster
         self._story = story
         self._directory = directory
-        app_id = f"shop-{random.getrandbits(32):08x}"
+        app_id = f"shop-{uuid4().hex[:8]}"
         self._config = story.config.model_copy(update={"broker": cluster.bootstrap, "app_id": app_id})
         self._changelog = topics.changelog(self._config)
         self._make_topics_anew()
