@@ -41,6 +41,10 @@ if fault:
 """
 
 
+class ExhaustedError(Exception):
+    """The input has ended before the faults have."""
+
+
 class StuckError(Exception):
     """A round did not go on; the message shows the last words of its workers."""
 
@@ -117,9 +121,14 @@ class Round:
         self.workers = []
         self.exits = []
         """Ends that no documentation names: (worker, exit code)."""
-        self.struck = 0
-        """Faults that have happened."""
+        self.others = 0
+        """Faults that have happened, but for kills of workers."""
         self._directory = directory
+
+    @property
+    def struck(self):
+        """Faults that have happened."""
+        return self.others + sum(worker.ends.count(-signal.SIGKILL) for worker in self.workers)
 
     def start(self, *faults):
         """Start a worker, with the faults of its lives."""
@@ -127,7 +136,7 @@ class Round:
         self.workers.append(worker)
         return worker
 
-    def until(self, condition, what, *, stall_s=STALL_S):
+    def until(self, condition, what, *, stall_s=STALL_S, exhausted=lambda: False):
         """Look after the workers until the condition holds; it may take as long as the load makes progress."""
         applied, began = self.load.applied(), time.monotonic()
         since = began
@@ -138,6 +147,8 @@ class Round:
                     self.exits.append((worker.name, worker.ends[-1]))
                 if (worker.lives, len(worker.ends)) != before:
                     since = time.monotonic()
+            if exhausted():
+                raise ExhaustedError(what)
             now = self.load.applied()
             if now != applied:
                 applied, since = now, time.monotonic()
@@ -152,11 +163,19 @@ class Round:
     def progress(self, records=300):
         """Wait until so many more records are applied."""
         target = self.load.applied() + records
-        self.until(lambda: self.load.applied() >= target, f"{target} records are applied")
+        self.until(
+            lambda: self.load.applied() >= target, f"{target} records are applied", exhausted=self.load.exhausted
+        )
+
+    def passes(self, seconds):
+        """Let time pass: how far the successor of a stalled worker has come does not show before that one is fenced."""
+        over = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() > over, f"{seconds:.1f} s have passed")
 
     def ended(self, worker, lives):
         """Wait until so many lives of a worker have ended."""
-        self.until(lambda: len(worker.ends) >= lives, f"{worker.name} has ended {lives} times")
+        what = f"{worker.name} has ended {lives} times"
+        self.until(lambda: len(worker.ends) >= lives, what, exhausted=self.load.exhausted)
 
     def joined(self, worker):
         """Wait until a worker has lanes."""
@@ -200,7 +219,8 @@ def run_round(kind, happens, load, directory, seed):
     it, why = Round(load, directory, Random(seed)), ""
     try:
         load.begin()
-        happens(it)
+        with contextlib.suppress(ExhaustedError):
+            happens(it)
         it.finish()
         findings = load.judge()
     except StuckError as error:
@@ -307,7 +327,6 @@ def killed(point, first, last):
         draw = it.random.randint
         worker = it.start(*(Fault("kill", point, draw(first, last)) for _ in range(3)))
         it.ended(worker, 3)
-        it.struck += 3
 
     return happens
 
@@ -319,7 +338,6 @@ def killed_at_any_moment(it):
         it.progress(it.random.randint(100, 3000))
         worker.send(signal.SIGKILL)
         it.ended(worker, worker.lives)
-        it.struck += 1
 
 
 def killed_in_recovery(it):
@@ -328,7 +346,6 @@ def killed_in_recovery(it):
     it.progress(it.random.randint(500, 3000))
     worker.send(signal.SIGKILL)
     it.ended(worker, 2)
-    it.struck += 2
 
 
 def killed_in_a_rebalance(it):
@@ -338,14 +355,13 @@ def killed_in_a_rebalance(it):
     it.progress()
     it.start()
     it.ended(worker, 1)
-    it.struck += 1
 
 
 def stalled_in_a_commit(it):
     """A worker stops in a commit until another one has its lanes; when it goes on it is fenced, and ends."""
     point = it.random.choice(("after the produces", "before the commit", "before the rows"))
     worker = it.start(Fault("stop", point, it.random.randint(5, 60)))
-    it.until(lambda: worker.stopped, "the worker has stopped")
+    it.until(lambda: worker.stopped, "the worker has stopped", exhausted=it.load.exhausted)
     _goes_on(it, worker)
     it.ended(worker, 1)
     assert worker.ends == [EXIT_COMMIT_FAILED], worker.ends
@@ -363,9 +379,9 @@ def _goes_on(it, worker):
     worker.leaves = True
     successor = it.start()
     it.joined(successor)
-    it.progress()
+    it.passes(it.random.uniform(0, 4))
     worker.send(signal.SIGCONT)
-    it.struck += 1
+    it.others += 1
 
 
 def joined_and_left(it):
@@ -376,13 +392,13 @@ def joined_and_left(it):
     it.joined(second)
     it.progress(it.random.randint(1, 1000))
     it.stop(second)
+    it.others += 1
     third = it.start()
     it.joined(third)
     it.progress(it.random.randint(1, 1000))
     third.leaves = True
     third.send(signal.SIGKILL)
     it.progress()
-    it.struck += 2
 
 
 def stopped_and_started(it):
@@ -391,7 +407,7 @@ def stopped_and_started(it):
         worker = it.start()
         it.progress(it.random.randint(100, 2000))
         it.stop(worker)
-        it.struck += 1
+        it.others += 1
     it.start()
 
 
@@ -401,7 +417,7 @@ def broker_killed(it):
     it.progress(it.random.randint(300, 3000))
     with in_background(it.load.cluster.restart) as done:
         it.until(done, "the broker is back", stall_s=120)
-    it.struck += 1
+    it.others += 1
 
 
 def chaos(it):
@@ -413,7 +429,6 @@ def chaos(it):
     it.progress(draw.randint(1, 500))
     workers[0].send(signal.SIGKILL)
     it.ended(workers[0], 3)
-    it.struck += 5
 
 
 def drawn_fault(random):
@@ -429,7 +444,7 @@ def produces_fail(it):
         it.progress(draw.randint(50, 1500))
         error, rtt_ms = draw.choice(((NOT_ENOUGH_REPLICAS, 0), (REQUEST_TIMED_OUT, 50), (0, 1500), (REFUSED, 0)))
         it.load.cluster.answer_next(PRODUCE, *[(error, rtt_ms)] * draw.randint(1, 4))
-        it.struck += 1
+        it.others += 1
 
 
 @contextlib.contextmanager

@@ -127,6 +127,10 @@ class Marbles:
         """Return how many records have been applied and committed."""
         return self._progress.applied()
 
+    def exhausted(self):
+        """Tell whether nothing is left to work on while faults are still to come."""
+        return not self.transactional and self.applied() == self._made
+
     def finish(self, until):
         """End the input and wait for all of it; then a last tick wakes the timers that are left."""
         self._stop()
@@ -301,6 +305,10 @@ class Shop:
     def applied(self):
         """Return how many records have been applied and committed."""
         return self._progress.applied()
+
+    def exhausted(self):
+        """Tell whether nothing is left to work on while faults are still to come."""
+        return self._progress.passed(self._story.replayed.clock)
 
     def finish(self, until):
         """Wait for the end of the history."""
