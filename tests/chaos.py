@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from random import Random
@@ -207,6 +208,8 @@ class Result(NamedTuple):
     kind: str
     seed: int
     struck: int
+    ends: dict[int, int]
+    """How often workers ended with each exit code, negative for a signal; those that were stopped at the end too."""
     findings: Findings
     seconds: float
     good: bool
@@ -232,16 +235,17 @@ def run_round(kind, happens, load, directory, seed):
     if it.exits:
         why += f"undocumented exits: {it.exits}"
     good = findings.good(transactional=load.transactional)
-    return Result(kind, seed, it.struck, findings, time.monotonic() - started, good, why)
+    ends = Counter(code for worker in it.workers for code in worker.ends)
+    return Result(kind, seed, it.struck, dict(sorted(ends.items())), findings, time.monotonic() - started, good, why)
 
 
 KILLS = {
     "after the fence": (1, 1),
-    "in a unit": (20, 2000),
-    "before the rows": (1, 60),
-    "after the produces": (1, 60),
-    "before the commit": (1, 60),
-    "after the commit": (1, 60),
+    "in a unit": (20, 500),
+    "before the rows": (1, 25),
+    "after the produces": (1, 25),
+    "before the commit": (1, 25),
+    "after the commit": (1, 25),
 }
 """Points, and the calls among which the one is drawn at which a worker dies."""
 PRODUCE = 0
@@ -360,7 +364,7 @@ def killed_in_a_rebalance(it):
 def stalled_in_a_commit(it):
     """A worker stops in a commit until another one has its lanes; when it goes on it is fenced, and ends."""
     point = it.random.choice(("after the produces", "before the commit", "before the rows"))
-    worker = it.start(Fault("stop", point, it.random.randint(5, 60)))
+    worker = it.start(Fault("stop", point, it.random.randint(2, 25)))
     it.until(lambda: worker.stopped, "the worker has stopped", exhausted=it.load.exhausted)
     _goes_on(it, worker)
     it.ended(worker, 1)

@@ -40,7 +40,8 @@ def run(arguments):
             result = rounds.run(names[seed % len(names)], seed)
             results.append(result)
             verdict = "as it should be" if result.good else f"WRONG: {result.findings}"
-            print(f"{seed:5} {result.kind:40} {result.struck} faults {result.seconds:5.1f} s  {verdict}", flush=True)
+            about = f"{result.struck} faults, {result.seconds:.0f} s, ended with {result.ends}"
+            print(f"{seed:5} {result.kind:40} {about}: {verdict}", flush=True)
             if result.good:
                 shutil.rmtree(directory / str(seed))
             else:
