@@ -2,6 +2,9 @@
 
 In this order: the address in RECALL_TEST_BOOTSTRAP; a container, where a Docker engine answers; the same
 version from Maven Central on a JDK, kept in the user's cache. The last two are one node in KRaft mode.
+
+A secured one, with TLS, SCRAM and an authorizer, comes from Maven alone: the address is somebody's own, and the image
+takes no keys in PEM.
 """
 
 import os
@@ -18,8 +21,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL
 
+import trustme
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from docker.errors import DockerException
 from testcontainers.core.container import DockerContainer
 
@@ -73,6 +90,59 @@ class Kafka:
         return f"{name}-{uuid.uuid4().hex[:8]}-"
 
 
+@dataclass(frozen=True)
+class SecuredKafka(Kafka):
+    """A cluster that lets nobody do what was not allowed; `bootstrap` is the open way of its operators.
+
+    `sasl` (SASL_SSL, SCRAM) and `tls` (SSL, with a client's certificate) are the ways of everybody else.
+    """
+
+    sasl: str
+    tls: str
+    cafile: Path
+    certfile: Path
+    keyfile: Path
+    principal = "User:CN=recall-client"
+    """Who the holder of the certificate is."""
+
+    def add_user(self, name: str, password: str) -> None:
+        """Make a SCRAM user."""
+        credential = UserScramCredentialUpsertion(
+            name, ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), password.encode()
+        )
+        for future in self._admin().alter_user_scram_credentials([credential]).values():
+            future.result()
+
+    def allow(self, user: str, grants: Iterable) -> None:
+        """Allow a user what `topics.grants` returns."""
+        wanted = [
+            AclBinding(
+                ResourceType[grant.kind.upper()],
+                grant.name,
+                ResourcePatternType.PREFIXED if grant.prefix else ResourcePatternType.LITERAL,
+                user,
+                "*",
+                AclOperation[operation.upper()],
+                AclPermissionType.ALLOW,
+            )
+            for grant in grants
+            for operation in grant.operations
+        ]
+        for future in self._admin().create_acls(wanted).values():
+            future.result()
+
+    def forbid(self, user: str) -> None:
+        """Take back all that a user was allowed."""
+        everything = AclBindingFilter(
+            ResourceType.ANY, None, ResourcePatternType.ANY, user, None, AclOperation.ANY, AclPermissionType.ANY
+        )
+        for future in self._admin().delete_acls([everything]).values():
+            future.result()
+
+    def _admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2})
+
+
 @contextmanager
 def real_kafka() -> Iterator[Kafka]:
     """Give a cluster from the first source that has one, and stop it at the end if it was started here."""
@@ -93,6 +163,73 @@ def real_kafka() -> Iterator[Kafka]:
             kafka.stop()
         return
     raise KafkaUnavailableError("; ".join(lacking))
+
+
+@contextmanager
+def secured_kafka() -> Iterator[SecuredKafka]:
+    """Give a secured cluster with keys and certificates of its own making."""
+    with tempfile.TemporaryDirectory(prefix="recall-keys-") as name:
+        keys = Path(name)
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(keys / "ca.pem")
+        server = authority.issue_cert("127.0.0.1")
+        (keys / "server.pem").write_bytes(_pkcs8(server) + _chain(server))
+        client = authority.issue_cert("client.recall.test", common_name="recall-client")
+        (keys / "client.pem").write_bytes(_chain(client))
+        (keys / "client.key").write_bytes(_pkcs8(client))
+        sasl, tls = _free_ports(2)
+        kafka = _from_maven(_security(keys, sasl, tls))
+        try:
+            yield SecuredKafka(
+                kafka.bootstrap,
+                kafka.stop,
+                sasl=f"127.0.0.1:{sasl}",
+                tls=f"127.0.0.1:{tls}",
+                cafile=keys / "ca.pem",
+                certfile=keys / "client.pem",
+                keyfile=keys / "client.key",
+            )
+        finally:
+            kafka.stop()
+
+
+def _security(keys: Path, sasl: int, tls: int) -> Callable[[dict[str, str]], dict[str, str]]:
+    """Give what makes the properties of an open broker those of a secured one."""
+    stores = {
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(keys / "server.pem"),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(keys / "ca.pem"),
+    }
+
+    def secured(opened: dict[str, str]) -> dict[str, str]:
+        ways = f",SASL_SSL://127.0.0.1:{sasl},SSL://127.0.0.1:{tls}"
+        return (
+            opened
+            | stores
+            | {
+                "listeners": opened["listeners"] + ways,
+                "advertised.listeners": opened["advertised.listeners"] + ways,
+                "listener.security.protocol.map": opened["listener.security.protocol.map"]
+                + ",SASL_SSL:SASL_SSL,SSL:SSL",
+                "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+                "listener.name.ssl.ssl.client.auth": "required",
+                "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                "super.users": "User:ANONYMOUS",  # whoever comes by the open listener
+            }
+        )
+
+    return secured
+
+
+def _pkcs8(certificate: trustme.LeafCert) -> bytes:
+    """Give the key in the only form that Kafka reads."""
+    key = load_pem_private_key(certificate.private_key_pem.bytes(), password=None)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _chain(certificate: trustme.LeafCert) -> bytes:
+    return b"".join(pem.bytes() for pem in certificate.cert_chain_pems)
 
 
 def server_properties(bind: str, host: str, port: int, controller_port: int) -> dict[str, str]:
@@ -142,7 +279,7 @@ def _from_docker() -> Kafka:
     return Kafka(bootstrap, container.stop)
 
 
-def _from_maven() -> Kafka:
+def _from_maven(change: Callable[[dict[str, str]], dict[str, str]] = lambda properties: properties) -> Kafka:
     java = _java()
     libraries = _libraries()
     directory = Path(tempfile.mkdtemp(prefix="recall-kafka-"))
@@ -152,7 +289,7 @@ def _from_maven() -> Kafka:
         "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller_port}",
         "log.dirs": str(directory / "data"),
     }
-    configuration.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
+    configuration.write_text("".join(f"{name}={value}\n" for name, value in change(properties).items()))
     launch = [java, "-Xmx768m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{libraries}/*"]
     cluster_id = "cmVjYWxsLXRlc3RzLTAwMQ"  # 16 bytes in base64, any will do
     format_storage = [

@@ -43,7 +43,7 @@ def adopt(settings: Settings, path: Path, at: datetime) -> str:
         if error is not None:
             failed.append(f"{CONTROL}[{message.partition()}]: {error.str()}")
 
-    producer = Producer({"bootstrap.servers": settings.broker, "enable.idempotence": True, "log_level": 2})
+    producer = Producer(settings.connection().librdkafka() | {"enable.idempotence": True})
     try:
         there = producer.list_topics(CONTROL, timeout=TIMEOUT_S).topics[CONTROL]
     except KafkaException as error:

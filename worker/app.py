@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from worker.recall.shop import Shared
     from worker.settings import Settings
 
+log = structlog.get_logger("recall.start")
+
 PARTITION_LANES = "partition"
 UNIT_ROWS_MAX = 2048
 PLAIN_UNIT_ROWS_MAX = 100
@@ -46,7 +48,7 @@ def wall_ms() -> int:
 def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> StreamApp:
     """Put the worker together; `wall` is what ticks are written from."""
     require_guards(config)
-    connection = {"bootstrap_servers": config.broker}
+    connection = config.connection()
     transactional = config.mode == "transactional"
     models = Models(connection)
     customers = bootstrap.customers(config, models.scorers)
@@ -104,7 +106,6 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
             offsets_s=1.0 if config.clock == "wall" else 0.0,
         ),
         session_timeout_s=config.session_timeout_s,
-        broker=f"kafka://{config.broker}",
         web_port=config.web_port or 6066,
         web_enabled=config.web_port != 0,
         datadir=str(config.datadir),
@@ -142,9 +143,20 @@ def require_guards(config: Settings) -> None:
         )
 
 
-def run(config: Settings) -> None:
-    """Run the worker until it is told to stop."""
-    start(create_app(config))
+def prepare(config: Settings) -> StreamApp:
+    """Put the worker together, once the brokers are found to fit.
+
+    Raises:
+        SettingsError: where settings are missing.
+        TopicsError: where the brokers do not take the worker in, or its topics do not fit.
+
+    """
+    require_guards(config)
+    warnings = topics.check(config)
+    prepare_process()
+    for warning in [*warnings, *(f"{name} is no setting: it is not read" for name in settings.strangers())]:
+        log.warning("found at the start", warning=warning)
+    return create_app(config)
 
 
 def prepare_process() -> None:
@@ -170,7 +182,6 @@ def start(app: StreamApp) -> None:
 def __getattr__(name: str) -> Any:
     """Make `app` when it is asked for, as `faust -A worker.app` does: importing needs no settings."""
     if name == "app":
-        prepare_process()
-        app = globals()["app"] = create_app(settings.load())
+        app = globals()["app"] = prepare(settings.load())
         return app
     raise AttributeError(name)

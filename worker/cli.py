@@ -73,9 +73,9 @@ def worker() -> None:
 
     with plainly():
         config = settings.load()
-        live.require_guards(config)
         bootstrap.customers(config, {})
-    live.run(config)
+        prepared = live.prepare(config)
+    live.start(prepared)
 
 
 @topics_app.command("create")
@@ -91,6 +91,19 @@ def create_topics() -> None:
             for plan, created in outcomes
         )
     )
+
+
+@topics_app.command("acls")
+def print_acls(
+    user: Annotated[str, typer.Option(help="The worker's principal.", metavar="TYPE:NAME")] = "User:recall",
+) -> None:
+    """Print the commands that allow the worker's user what it needs, and no more."""
+    from worker import settings, topics
+
+    with plainly():
+        commands = topics.acl_commands(settings.load(), user)
+    for command in commands:
+        typer.echo(command)
 
 
 @app.command()

@@ -334,8 +334,8 @@ class Reader(threading.Thread):
 
 def _consumer(settings: Settings) -> Consumer:
     return Consumer(
-        {
-            "bootstrap.servers": settings.broker,
+        settings.connection().librdkafka()
+        | {
             "group.id": f"{settings.app_id}-demo",
             "enable.auto.commit": False,
             "isolation.level": "read_committed",
@@ -343,7 +343,6 @@ def _consumer(settings: Settings) -> Consumer:
             "auto.offset.reset": "error",
             # The embedded broker wakes no fetch for what comes meanwhile.
             "fetch.wait.max.ms": 50,
-            "log_level": 2,
         }
     )
 

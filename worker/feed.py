@@ -68,7 +68,7 @@ class Feeder:
         self._stall_s = stall_s
         self._partitioner = Partitioner(settings.partitions)
         self._group = settings.app_id
-        client: dict[str, str | int | float | bool] = {"bootstrap.servers": settings.broker, "log_level": 2}
+        client = settings.connection().librdkafka()
         self._producer = Producer({**client, "enable.idempotence": True, "linger.ms": 2})
         # A consumer that never subscribes is no member of the group.
         self._reader = Consumer({**client, "group.id": self._group, "enable.auto.commit": False})

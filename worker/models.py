@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -15,7 +15,7 @@ from worker.recall.risk.model import Scorer, SnapshotError
 from worker.stream.exits import die
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from worker.stream.connection import Connection
 
 log = structlog.get_logger("recall.models")
 
@@ -25,7 +25,7 @@ EXIT_MODELS_FAILED = 74
 class Models:
     """All snapshots of the model, read whole by every worker and kept up to date."""
 
-    def __init__(self, connection: Mapping[str, Any]) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.scorers: dict[int, Scorer] = {}
         self.latest: Snapshot | None = None
         self._connection = connection
@@ -56,7 +56,10 @@ class Models:
     async def run(self) -> None:
         """Read for ever."""
         consumer = AIOKafkaConsumer(
-            **self._connection, isolation_level="read_committed", auto_offset_reset="earliest", enable_auto_commit=False
+            **self._connection.aiokafka(),
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
         )
         await consumer.start()
         try:

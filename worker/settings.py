@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import AwareDatetime, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.recall.days import Days
 from worker.recall.money import Currency
 from worker.recall.shop import Shop
+from worker.stream.connection import Connection, Sasl, SaslMechanism, SecurityProtocol, Tls
 
 DEFAULT_PLAYBOOK = Path(__file__).parent / "recall" / "default.toml"
 
 
+PREFIX: Final = "RECALL_"
+SECRETS: Final = frozenset({"sasl_password", "salt"})
+"""Fields whose value no message repeats."""
+NEAR: Final = 0.8
+"""How alike a misspelt name is to the one that was meant, 0 to 1."""
 SourceName = Literal["profiles", "orders", "cart", "clickstream", "feedback"]
 
 
@@ -26,7 +34,7 @@ class SettingsError(ValueError):
 class Settings(BaseSettings):
     """The settings of a worker; those of the shop are the replay's too."""
 
-    model_config = SettingsConfigDict(env_prefix="RECALL_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     # The shop.
     currency: str = "EUR"
@@ -47,6 +55,7 @@ class Settings(BaseSettings):
 
     # The stream.
     broker: str = "localhost:9092"
+    """One or several, separated by commas."""
     app_id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,100}$")] = "recall"
     partitions: Annotated[int, Field(ge=1, le=1000)] = 4
     mode: Literal["transactional", "plain"] = "transactional"
@@ -59,6 +68,20 @@ class Settings(BaseSettings):
     session_timeout_s: Annotated[float, Field(ge=1, le=300)] = 10.0
     web_port: Annotated[int, Field(ge=0, le=65535)] = 6066
     datadir: Path = Path("recall-data")
+
+    # The way to the brokers, for all clients alike.
+    security_protocol: SecurityProtocol = "PLAINTEXT"
+    sasl_mechanism: SaslMechanism | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    sasl_password_file: FilePath | None = None
+    """In place of the password: read at the start, without the line's end."""
+    ssl_cafile: FilePath | None = None
+    """Authorities that sign the brokers' certificates, PEM; the system's where it is not given."""
+    ssl_certfile: FilePath | None = None
+    ssl_keyfile: FilePath | None = None
+    """The client's own certificate and key, PEM, where the brokers ask for one."""
+    ssl_check_hostname: bool = True
 
     @field_validator("earlier_playbooks", "require_heartbeat", mode="before")
     @classmethod
@@ -76,6 +99,53 @@ class Settings(BaseSettings):
     @classmethod
     def _known_currency(cls, code: str) -> str:
         return Currency.of(code).code
+
+    @model_validator(mode="after")
+    def _one_way_to_the_brokers(self) -> Self:
+        """Refuse fields that contradict each other: a secret that is set and not used is a mistake."""
+        protocol = self.security_protocol
+        sasl = ("sasl_mechanism", "sasl_username", "sasl_password", "sasl_password_file")
+        tls = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
+        for word, fields in (("SASL", sasl), ("SSL", tls)):
+            unused = [name for name in fields if getattr(self, name) is not None]
+            if unused and word not in protocol:
+                raise ValueError(
+                    f"security_protocol = {protocol} does not use {', '.join(unused)}: leave out the ones "
+                    f"or set the other to one with {word} in its name"
+                )
+        if "SASL" in protocol:
+            missing = [name for name in sasl[:2] if not getattr(self, name)]
+            if missing:
+                raise ValueError(f"security_protocol = {protocol} needs {' and '.join(missing)}")
+            if (self.sasl_password is None) == (self.sasl_password_file is None):
+                raise ValueError(f"security_protocol = {protocol} needs either sasl_password or sasl_password_file")
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise ValueError("ssl_certfile and ssl_keyfile are needed together, or neither")
+        return self
+
+    def connection(self) -> Connection:
+        """Return how the brokers are reached.
+
+        Raises:
+            SettingsError: where the password is empty.
+
+        """
+        sasl = tls = None
+        if self.sasl_mechanism is not None and self.sasl_username is not None:
+            sasl = Sasl(self.sasl_mechanism, self.sasl_username, self._password())
+        if self.security_protocol in {"SSL", "SASL_SSL"}:
+            tls = Tls(self.ssl_cafile, self.ssl_certfile, self.ssl_keyfile, self.ssl_check_hostname)
+        return Connection(self.broker, sasl, tls)
+
+    def _password(self) -> str:
+        if self.sasl_password_file is not None:
+            password, place = self.sasl_password_file.read_text().rstrip("\r\n"), "sasl_password_file"
+        else:
+            assert self.sasl_password is not None  # one of the two, as was checked
+            password, place = self.sasl_password.get_secret_value(), "sasl_password"
+        if not password:
+            raise SettingsError(f"settings: {place}: the password is empty")
+        return password
 
     def shop(self) -> Shop:
         """Return what the rules depend on. Without `live_from` the shop is live from the beginning of time."""
@@ -99,15 +169,46 @@ def load(**overrides: object) -> Settings:
         SettingsError: naming each wrong field, its value and what is allowed.
 
     """
+    misspelt = [f"{name} is no setting: did you mean {nearest}?" for name, nearest in _unknown().items() if nearest]
+    if misspelt:
+        raise SettingsError(_told(misspelt))
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, detail['loc']))} = {detail['input']!r}: {detail['msg'].removeprefix('Value error, ')}"
-            for detail in error.errors()
-        ]
-        prefix = Settings.model_config["env_prefix"]
-        raise SettingsError("\n  ".join([f"settings ({prefix}... in the environment):", *lines])) from error
+        # Not `from error`: its text repeats what was given, a password too.
+        lines = [_line(detail["loc"], detail["input"], detail["msg"]) for detail in error.errors()]
+    raise SettingsError(_told(lines))
+
+
+def strangers() -> list[str]:
+    """Return the variables that have the settings' prefix and are like none of them; nobody reads them."""
+    return [name for name, nearest in _unknown().items() if nearest is None]
+
+
+def _unknown() -> dict[str, str | None]:
+    """Return the variables with the settings' prefix that are none, with the setting each is nearly.
+
+    What is not even near may be anybody's: Kubernetes sets RECALL_SERVICE_HOST where a service is called `recall`.
+    """
+    unknown = {}
+    for variable in sorted(os.environ):
+        name = variable.upper().removeprefix(PREFIX).lower()
+        if variable.upper().startswith(PREFIX) and name not in Settings.model_fields:
+            near = get_close_matches(name, Settings.model_fields, n=1, cutoff=NEAR)
+            unknown[variable] = f"{PREFIX}{near[0].upper()}" if near else None
+    return unknown
+
+
+def _line(place: tuple[int | str, ...], given: object, message: str) -> str:
+    told = message.removeprefix("Value error, ")
+    name = ".".join(map(str, place))
+    if not name:  # of several fields at once: the message names them
+        return told
+    return f"{name}: {told}" if name in SECRETS else f"{name} = {given!r}: {told}"
+
+
+def _told(lines: list[str]) -> str:
+    return "\n  ".join([f"settings ({PREFIX}... in the environment):", *lines])
 
 
 def _ms(time: AwareDatetime | None) -> int:

@@ -1,13 +1,14 @@
-"""Makes the topics that the registry names, and the changelog, on a Kafka of one's own."""
+"""The topics that the registry names, and the changelog, on a Kafka of one's own: made, checked, and who may what."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+import time
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from confluent_kafka import KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, NewTopic, ResourceType
 
-from schemas.topics import SOURCE_TOPICS, TOPICS
+from schemas.topics import MODEL, SOURCE_TOPICS, TOPICS, TRAINING
 from worker.stream import probe
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 30.0
 CHANGELOG_MESSAGE_BYTES_MAX: Final = 2 * 1024 * 1024
 """A record batch of rows is larger than most messages."""
+_FINAL: Final = {KafkaError._AUTHENTICATION, KafkaError._SSL}  # noqa: SLF001 - the client's only names for them
+"""Errors that no waiting mends."""
 _BROKERS_DEFAULT: Final = -1
 """For the replication factor: what the cluster is set to."""
 _HOUR_MS: Final = 60 * 60 * 1000
@@ -43,6 +46,15 @@ class TopicPlan(NamedTuple):
     name: str
     partitions: int
     config: dict[str, str]
+
+
+class Grant(NamedTuple):
+    """What the worker's user must be allowed to do; `prefix` is of a name, else the name is exact."""
+
+    kind: Literal["topic", "group", "transactional_id"]
+    name: str
+    operations: tuple[str, ...]
+    prefix: bool = False
 
 
 class Outcome(NamedTuple):
@@ -96,7 +108,7 @@ def create(settings: Settings) -> list[Outcome]:
         TopicsError: naming each topic with another number of partitions, before any is made, or what the broker said.
 
     """
-    admin = AdminClient({"bootstrap.servers": settings.broker, "log_level": 2})
+    admin = AdminClient(settings.connection().librdkafka())
     plans = plan(settings)
     try:
         there = {name: len(topic.partitions) for name, topic in admin.list_topics(timeout=TIMEOUT_S).topics.items()}
@@ -115,9 +127,128 @@ def create(settings: Settings) -> list[Outcome]:
     return [Outcome(plan, plan.name not in there) for plan in plans]
 
 
+def grants(settings: Settings) -> list[Grant]:
+    """Return the least that the worker's user needs; `read` and `write` include `describe`.
+
+    >>> from worker.settings import load
+    >>> *_, changelog, group, transactions = grants(load(app_id="recall"))
+    >>> changelog.name, changelog.operations
+    ('recall-rows-changelog', ('read', 'write'))
+    >>> transactions
+    Grant(kind='transactional_id', name='recall-', operations=('write',), prefix=True)
+    """
+    read = {*SOURCE_TOPICS, TRAINING, MODEL}
+    found = []
+    for topic in TOPICS.values():
+        operations = []
+        if topic.name in read:
+            operations.append("read")
+        if topic.direction != "input":
+            operations.append("write")
+        if topic.name in SOURCE_TOPICS:
+            operations.append("describe_configs")  # whose clock puts the time on a record
+        if operations:
+            found.append(Grant("topic", topic.name, tuple(operations)))
+    return [
+        *found,
+        Grant("topic", changelog(settings), ("read", "write")),
+        Grant("group", settings.app_id, ("read",)),
+        Grant("transactional_id", f"{settings.app_id}-", ("write",), prefix=True),
+    ]
+
+
+def acl_commands(settings: Settings, user: str) -> list[str]:
+    """Return the commands of Kafka's own tool that allow a user (`User:name`) what `grants` says."""
+    commands = []
+    for kind, name, operations, prefix in grants(settings):
+        told = " ".join(f"--operation {operation.title().replace('_', '')}" for operation in operations)
+        pattern = " --resource-pattern-type prefixed" if prefix else ""
+        commands.append(
+            f"kafka-acls.sh --bootstrap-server {settings.broker} \\\n"
+            f"  --command-config admin.properties --add --allow-principal {user} \\\n"
+            f"  --{kind.replace('_', '-')} {name}{pattern} \\\n"
+            f"  {told}"
+        )
+    return commands
+
+
+def check(settings: Settings) -> list[str]:
+    """See that the brokers take the worker in, that its topics are there, and that it may use them.
+
+    Returns what is no reason to stay away, yet must be known.
+
+    Raises:
+        TopicsError: naming all that is missing, or what the broker said; after `TIMEOUT_S` seconds at most.
+
+    """
+    admin = _reached(settings)
+    if settings.mode == "plain":  # such brokers cannot describe anything
+        return []
+    wanted = {grant.name: grant.operations for grant in grants(settings) if grant.kind == "topic"}
+    wrong = []
+    described = admin.describe_topics(
+        TopicCollection(list(wanted)), include_authorized_operations=True, request_timeout=TIMEOUT_S
+    )
+    for name, future in described.items():
+        try:
+            allowed = future.result().authorized_operations or []
+        except KafkaException as error:
+            wrong.append(f"topic {name}: {_advice(error.args[0])}")
+            continue
+        missing = [operation for operation in wanted[name] if AclOperation[operation.upper()] not in allowed]
+        if missing:
+            wrong.append(
+                f"topic {name}: the user may not {', '.join(missing)}; `recall topics acls` prints what it needs"
+            )
+    if wrong:
+        raise TopicsError("\n  ".join([f"broker {settings.broker}:", *wrong]))
+    return _stamped_by_producers(admin) if settings.clock == "wall" else []
+
+
+def _reached(settings: Settings) -> AdminClient:
+    """Return a client that has an answer; what will not change by waiting is raised at once."""
+    said: list[KafkaError] = []
+    admin = AdminClient(settings.connection().librdkafka() | {"error_cb": said.append})
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            admin.list_topics(timeout=1.0)
+        except KafkaException as error:
+            admin.poll(0)
+            final = [one for one in said if one.code() in _FINAL]
+            if final or time.monotonic() > deadline:
+                reason = (final or said[-1:] or [error.args[0]])[-1]
+                raise TopicsError(f"broker {settings.broker} by {settings.security_protocol}: {reason.str()}") from None
+        else:
+            return admin
+
+
+def _advice(error: KafkaError) -> str:
+    if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        return "is not there; `recall topics create` makes it"
+    if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        return "the user may not even see it; `recall topics acls` prints what it needs"
+    return str(error.str())
+
+
+def _stamped_by_producers(admin: AdminClient) -> list[str]:
+    """Return a warning where producers put their own time on records: a clock that is ahead is not found out then."""
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in SOURCE_TOPICS]
+    described = admin.describe_configs(resources, request_timeout=TIMEOUT_S)
+    stamps = {resource.name: future.result()["message.timestamp.type"].value for resource, future in described.items()}
+    loose = [name for name in SOURCE_TOPICS if stamps[name] != "LogAppendTime"]
+    if not loose:
+        return []
+    warning = (
+        f"topics {', '.join(loose)} keep their producers' times (CreateTime): a producer whose clock is ahead is not "
+        f"found out. Set message.timestamp.type=LogAppendTime, unless a recorded history is fed in"
+    )
+    return [warning]
+
+
 def ids(settings: Settings) -> dict[str, str]:
     """Return the broker's ids of the source topics: made anew, a topic of the same name has another one."""
-    admin = AdminClient({"bootstrap.servers": settings.broker, "log_level": 2})
+    admin = AdminClient(settings.connection().librdkafka())
     described = admin.describe_topics(TopicCollection(list(SOURCE_TOPICS)), request_timeout=TIMEOUT_S)
     return {name: str(future.result().topic_id) for name, future in described.items()}
 

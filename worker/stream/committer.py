@@ -14,6 +14,7 @@ from worker.stream.exits import EXIT_COMMIT_FAILED, EXIT_LEFTOVER
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from worker.stream.connection import Connection
     from worker.stream.exits import Die
     from worker.stream.partition import Unit
     from worker.stream.processor import Output
@@ -25,12 +26,12 @@ RECORD_OVERHEAD_BYTES = 64
 
 
 class CommitSettings(NamedTuple):
-    """How commits are made; `connection` are aiokafka's keywords for reaching the broker."""
+    """How commits are made, and over which connection."""
 
     group: str
     transactional: bool
     interval_s: float
-    connection: dict[str, Any]
+    connection: Connection
     idle_s: float = 60.0
     """How often offsets are committed where nothing but the clock moves."""
     offsets_s: float = 1.0

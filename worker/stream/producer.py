@@ -25,7 +25,7 @@ class LaneProducer(AIOKafkaProducer):  # type: ignore[misc]
         """Make a producer; one with a transactional id fences those that had the same."""
         timeout_ms = int(settings.transaction_timeout_s * 1000)
         options: dict[str, Any] = {
-            **settings.connection,
+            **settings.connection.aiokafka(),
             "acks": "all",
             "enable_idempotence": True,
             "max_batch_size": settings.batch_bytes_max,

@@ -325,6 +325,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
             TableManager=BatchTableManager,
             Table=RowTable,
             store="memory://",
+            **commit_settings.connection.faust(),
             topic_partitions=partitions,
             topic_disable_leader=True,
             table_standby_replicas=0,  # the memory store wipes standbys when recovery ends
@@ -347,8 +348,9 @@ class StreamApp(faust.App):  # type: ignore[misc]
         settings = self.commit_settings
         if settings.transactional:
             try:
-                await probe.check_topics(settings.connection, settings, self.rows.changelog_topic_name)
-                await probe.check_transactions(settings.connection, self.conf.id, settings.deadline_s)
+                connection = settings.connection.aiokafka()
+                await probe.check_topics(connection, settings, self.rows.changelog_topic_name)
+                await probe.check_transactions(connection, self.conf.id, settings.deadline_s)
             except RefusedError as error:
                 die(EXIT_REFUSED, "refused to start", reason=str(error))
 
