@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,9 @@ from confluent_kafka.admin import (
     AclOperation,
     AclPermissionType,
     AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
     NewTopic,
     ResourcePatternType,
     ResourceType,
@@ -39,6 +42,8 @@ from confluent_kafka.admin import (
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from docker.errors import DockerException
 from testcontainers.core.container import DockerContainer
+
+from worker.topics import Grant
 
 KAFKA_VERSION = "4.1.1"
 IMAGE = f"apache/kafka:{KAFKA_VERSION}"
@@ -102,18 +107,27 @@ class SecuredKafka(Kafka):
     cafile: Path
     certfile: Path
     keyfile: Path
-    principal = "User:CN=recall-client"
+    principal = "User:recall-client"
     """Who the holder of the certificate is."""
+
+    def set_config(self, topic: str, name: str, value: str) -> None:
+        """Set an option of a topic."""
+        entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+        admin = self._admin()  # its answers go with it
+        for future in admin.incremental_alter_configs([resource]).values():
+            future.result()
 
     def add_user(self, name: str, password: str) -> None:
         """Make a SCRAM user."""
         credential = UserScramCredentialUpsertion(
             name, ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), password.encode()
         )
-        for future in self._admin().alter_user_scram_credentials([credential]).values():
+        admin = self._admin()  # its answers go with it
+        for future in admin.alter_user_scram_credentials([credential]).values():
             future.result()
 
-    def allow(self, user: str, grants: Iterable) -> None:
+    def allow(self, user: str, grants: Iterable[Grant]) -> None:
         """Allow a user what `topics.grants` returns."""
         wanted = [
             AclBinding(
@@ -128,7 +142,8 @@ class SecuredKafka(Kafka):
             for grant in grants
             for operation in grant.operations
         ]
-        for future in self._admin().create_acls(wanted).values():
+        admin = self._admin()  # its answers go with it
+        for future in admin.create_acls(wanted).values():
             future.result()
 
     def forbid(self, user: str) -> None:
@@ -136,7 +151,8 @@ class SecuredKafka(Kafka):
         everything = AclBindingFilter(
             ResourceType.ANY, None, ResourcePatternType.ANY, user, None, AclOperation.ANY, AclPermissionType.ANY
         )
-        for future in self._admin().delete_acls([everything]).values():
+        admin = self._admin()  # its answers go with it
+        for future in admin.delete_acls([everything]).values():
             future.result()
 
     def _admin(self) -> AdminClient:
@@ -213,8 +229,11 @@ def _security(keys: Path, sasl: int, tls: int) -> Callable[[dict[str, str]], dic
                 "listener.security.protocol.map": opened["listener.security.protocol.map"]
                 + ",SASL_SSL:SASL_SSL,SSL:SSL",
                 "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+                "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": "org.apache.kafka.common.security.scram"
+                ".ScramLoginModule required;",
                 "listener.name.ssl.ssl.client.auth": "required",
                 "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                "ssl.principal.mapping.rules": "RULE:^CN=([^,]*).*$/$1/",
                 "super.users": "User:ANONYMOUS",  # whoever comes by the open listener
             }
         )

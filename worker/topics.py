@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, NewTopic, ResourceType
 
 from schemas.topics import MODEL, SOURCE_TOPICS, TOPICS, TRAINING
@@ -19,6 +19,13 @@ CHANGELOG_MESSAGE_BYTES_MAX: Final = 2 * 1024 * 1024
 """A record batch of rows is larger than most messages."""
 _FINAL: Final = {KafkaError._AUTHENTICATION, KafkaError._SSL}  # noqa: SLF001 - the client's only names for them
 """Errors that no waiting mends."""
+_DENIED: Final = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+}
+_NOT_THERE: Final = "is not there"
+_NOT_ALLOWED: Final = "not allowed to this user"
 _BROKERS_DEFAULT: Final = -1
 """For the replication factor: what the cluster is set to."""
 _HOUR_MS: Final = 60 * 60 * 1000
@@ -184,25 +191,61 @@ def check(settings: Settings) -> list[str]:
     admin = _reached(settings)
     if settings.mode == "plain":  # such brokers cannot describe anything
         return []
+    wrong = [*_topics_missed(admin, settings), *_group_missed(admin, settings), *_transactions_missed(settings)]
+    if wrong:
+        raise TopicsError("\n  ".join([f"broker {settings.broker}:", *wrong, *_hints(wrong)]))
+    return _stamped_by_producers(admin) if settings.clock == "wall" else []
+
+
+def _topics_missed(admin: AdminClient, settings: Settings) -> list[str]:
+    """Say which topics are not there, or not to be used by this user as the worker has to."""
     wanted = {grant.name: grant.operations for grant in grants(settings) if grant.kind == "topic"}
-    wrong = []
     described = admin.describe_topics(
         TopicCollection(list(wanted)), include_authorized_operations=True, request_timeout=TIMEOUT_S
     )
+    wrong = []
     for name, future in described.items():
         try:
             allowed = future.result().authorized_operations or []
         except KafkaException as error:
-            wrong.append(f"topic {name}: {_advice(error.args[0])}")
+            wrong.append(f"topic {name}: {_plainly(error)}")
             continue
         missing = [operation for operation in wanted[name] if AclOperation[operation.upper()] not in allowed]
         if missing:
-            wrong.append(
-                f"topic {name}: the user may not {', '.join(missing)}; `recall topics acls` prints what it needs"
-            )
-    if wrong:
-        raise TopicsError("\n  ".join([f"broker {settings.broker}:", *wrong]))
-    return _stamped_by_producers(admin) if settings.clock == "wall" else []
+            wrong.append(f"topic {name}: {_NOT_ALLOWED}: {', '.join(missing)}")
+    return wrong
+
+
+def _group_missed(admin: AdminClient, settings: Settings) -> list[str]:
+    """Say whether the group is not to be joined: clients would ask for ever."""
+    described = admin.describe_consumer_groups(
+        [settings.app_id], include_authorized_operations=True, request_timeout=TIMEOUT_S
+    )
+    try:
+        allowed = described[settings.app_id].result().authorized_operations or []
+    except KafkaException as error:
+        return [f"group {settings.app_id}: {_plainly(error)}"]
+    return [] if AclOperation.READ in allowed else [f"group {settings.app_id}: {_NOT_ALLOWED}: read"]
+
+
+def _transactions_missed(settings: Settings) -> list[str]:
+    """Begin as a committer does, under an id of its own."""
+    name = f"{settings.app_id}-start"
+    producer = Producer(settings.connection().librdkafka() | {"transactional.id": name})
+    try:
+        producer.init_transactions(TIMEOUT_S)
+    except KafkaException as error:
+        return [f"transactional id {name}: {_plainly(error)}"]
+    return []
+
+
+def _hints(wrong: list[str]) -> list[str]:
+    told = "\n".join(wrong)
+    hints = {
+        _NOT_THERE: "`recall topics create` makes topics",
+        _NOT_ALLOWED: "`recall topics acls` prints what is needed",
+    }
+    return [hint for reason, hint in hints.items() if reason in told]
 
 
 def _reached(settings: Settings) -> AdminClient:
@@ -223,12 +266,12 @@ def _reached(settings: Settings) -> AdminClient:
             return admin
 
 
-def _advice(error: KafkaError) -> str:
-    if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-        return "is not there; `recall topics create` makes it"
-    if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-        return "the user may not even see it; `recall topics acls` prints what it needs"
-    return str(error.str())
+def _plainly(error: KafkaException) -> str:
+    """Return what the broker said, in the words that the rest of a refusal has."""
+    said: KafkaError = error.args[0]
+    if said.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        return _NOT_THERE
+    return _NOT_ALLOWED if said.code() in _DENIED else said.str()
 
 
 def _stamped_by_producers(admin: AdminClient) -> list[str]:
