@@ -20,3 +20,11 @@ class DeadLetter(Closed):
     recorded_at: Timestamp | None = Field(description="The broker's time of the original; null for a timer.")
     key_hash: str | None = Field(description="Hash of the key, hexadecimal; null where there was none.")
     stage: Literal["parse", "step", "timer", "directive"] = Field(description="Where it went wrong.")
+
+
+class SentBack(Closed):
+    """A dead letter's record went to its topic again, repaired or as it was; on the letter's partition."""
+
+    letter: Count = Field(description="Offset of the dead letter.")
+    offset: Count = Field(description="Offset of the record on its own topic and partition, where it lies now.")
+    sent_at: Timestamp = Field(description="When it was sent.")

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from schemas.catalog import CatalogRecord
 from schemas.commands import Cancellation, Command
 from schemas.control import Control
-from schemas.dead_letters import DeadLetter
+from schemas.dead_letters import DeadLetter, SentBack
 from schemas.decisions import Decision
 from schemas.events import CartEvent, ClickstreamEvent, OrderEvent
 from schemas.feedback import FeedbackRecord
@@ -36,6 +36,7 @@ CONTRACTS: Final[Mapping[str, Any]] = {
     "feedback": FeedbackRecord,
     "order-event": OrderEvent,
     "profile": ProfileRecord,
+    "sent-back": SentBack,
     "snapshot": Snapshot,
     "tier-change": TierChange,
     "training": Training,

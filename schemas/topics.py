@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from schemas.catalog import CatalogRecord
 from schemas.commands import Cancellation, Command
 from schemas.control import Control
-from schemas.dead_letters import DeadLetter
+from schemas.dead_letters import DeadLetter, SentBack
 from schemas.decisions import Decision
 from schemas.events import CartEvent, ClickstreamEvent, OrderEvent
 from schemas.feedback import FeedbackRecord
@@ -40,6 +40,7 @@ class Topic:
 CONTROL: Final = "control"
 TRAINING: Final = "churn-training"
 MODEL: Final = "churn-model"
+DEAD_LETTERS: Final = "dead-letter"
 """The topics that the drivers speak of by name."""
 
 SOURCE_TOPICS: Final = ("profiles", "orders", "cart", "clickstream", "feedback", "control")
@@ -101,7 +102,15 @@ TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
                 "delete",
                 "13 months or more, to measure effects",
             ),
-            Topic("dead-letter", "none", (DeadLetter,), "source", "output", "delete", "longer than it takes to repair"),
+            Topic(
+                "dead-letter",
+                "none",
+                (DeadLetter, SentBack),
+                "source",
+                "output",
+                "delete",
+                "longer than it takes to repair",
+            ),
         )
     }
 )

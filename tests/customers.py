@@ -29,10 +29,11 @@ from worker.recall.step import Customers
 from worker.recall.value import rfm_of
 from worker.recall.wire import TOPIC_OF
 from worker.settings import DEFAULT_PLAYBOOK
+from worker.stream.dead_letters import DeadLetters
 from worker.stream.partition import Layout, Partition
 from worker.stream.record import ATTACHMENT, HEADER_BYTES, PARTITION_KEY
 
-LAYOUT = Layout(0, SOURCE_TOPICS, "dead-letter")
+LAYOUT = Layout(0, SOURCE_TOPICS, DeadLetters("dead-letter", b"salt"))
 SALT = "salt"
 
 

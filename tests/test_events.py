@@ -67,6 +67,8 @@ def test_an_address_in_a_wrong_place_does_not_reach_the_dead_letters():
         ("profiles", profile(consent={secret: {"marketing": True}})),
         ("profiles", profile(consent={"email": {secret: True}})),
         ("profiles", profile(timezone=secret)),
+        ("profiles", profile(**{secret: True})),
+        ("profiles", profile(**{f"`{secret}`": True})),
     ]:
         _, body = parse(topic, USER.encode(), json.dumps(record).encode(), AT, POUNDS)
         assert isinstance(body, Rejected)

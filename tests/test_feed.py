@@ -43,7 +43,7 @@ class StandIn(threading.Thread):
     def __init__(self, config, stop_after=None):
         super().__init__(daemon=True)
         customers = bootstrap.customers(config, {})
-        self.partitions = [Partition(bootstrap.layout(n), customers, {}) for n in range(config.partitions)]
+        self.partitions = [Partition(bootstrap.layout(n, config), customers, {}) for n in range(config.partitions)]
         self.outputs = []
         self._stop_after = stop_after
         self._done = threading.Event()

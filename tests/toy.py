@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import orjson
 
-from worker.stream.dead_letters import dead_letter
+from worker.stream.dead_letters import DeadLetters, dead_letter
 from worker.stream.partition import Layout, Partition
 from worker.stream.processor import NEVER, Attach, Count, Directive, Ignored, Output, Rejected, Tick
 from worker.stream.record import PARTITION_KEY, QUARANTINED, PartitionRecord, Pending, attachment_key, pack_row
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from worker.stream.processor import Context
 
 TOPICS = ("left", "right", "control")
-LAYOUT = Layout(0, TOPICS, "dead-letter")
+LAYOUT = Layout(0, TOPICS, DeadLetters("dead-letter", b"salt"))
 DAY = 20
 SILENCE = 7
 NOTEBOOK = b"notebook"
@@ -227,7 +227,7 @@ def outcome(rows: Mapping[bytes, bytes], outputs: Sequence[Output]) -> Outcome:
     decisions, dead = [], []
     for output in outputs:
         value = orjson.loads(output.value)
-        if output.topic == LAYOUT.dead_letters:
+        if output.topic == LAYOUT.dead_letters.topic:
             del value["detail"]
             dead.append(value)
             continue

@@ -58,7 +58,7 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
         if transactional and not app.topic_ids:
             app.topic_ids.update(await asyncio.to_thread(topics.ids, config))
         partition: Partition[Profile, Shared] = Partition(
-            bootstrap.layout(number),
+            bootstrap.layout(number, config),
             customers,
             rows,
             rows_max=UNIT_ROWS_MAX if transactional else PLAIN_UNIT_ROWS_MAX,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 from typing import TYPE_CHECKING
 
-from schemas.topics import SOURCE_TOPICS
+from schemas.topics import DEAD_LETTERS, SOURCE_TOPICS
 from worker.recall import playbook
 from worker.recall.risk.trainer import Trainer
 from worker.recall.step import Customers
+from worker.stream.dead_letters import DeadLetters
 from worker.stream.partition import Layout
 
 if TYPE_CHECKING:
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from schemas.snapshots import Snapshot
     from worker.recall.risk.model import Scorer
     from worker.settings import Settings
-
-DEAD_LETTERS = "dead-letter"
 
 
 def calm_gc() -> None:
@@ -43,6 +43,7 @@ def trainer(settings: Settings, snapshot: Snapshot | None = None) -> Trainer:
     return Trainer(horizon_days=shop.horizon_days, partitions=settings.partitions, days=shop.days, snapshot=snapshot)
 
 
-def layout(number: int) -> Layout:
+def layout(number: int, settings: Settings) -> Layout:
     """Return where a source partition stands."""
-    return Layout(number, SOURCE_TOPICS, DEAD_LETTERS)
+    salt = hashlib.blake2b(settings.salt.encode(), digest_size=32, person=b"dead-letter").digest()
+    return Layout(number, SOURCE_TOPICS, DeadLetters(DEAD_LETTERS, salt))

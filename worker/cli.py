@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from worker.console import accounting, facts, make_console, make_progress, outcome
+from worker.console import (
+    accounting,
+    facts,
+    letter_facts,
+    letters_of,
+    make_console,
+    make_progress,
+    outcome,
+    reasons,
+    record_facts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,13 +47,20 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="The topics on the broker.", no_args_is_help=True)
 import_app = typer.Typer(help="Bring public data sets into the form of a history.", no_args_is_help=True)
+dead_letters_app = typer.Typer(
+    help="Records that could not be understood or applied: counted, looked at, sent back.", no_args_is_help=True
+)
 app.add_typer(topics_app, name="topics")
+app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(import_app, name="import")
 
 InputFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="The file to read.")]
 OutputFile = Annotated[
     Path, typer.Option("--out", help="History to write: .jsonl, .jsonl.gz or .parquet.", show_default=False)
 ]
+
+
+PlaceArgument = Annotated[str, typer.Argument(metavar="PARTITION:OFFSET", help="Where the letter lies, as listed.")]
 
 
 def main() -> None:
@@ -253,6 +270,89 @@ def adopt_playbook(
         config = settings.load()
         version = adopt(config, file, at)
     typer.echo(f"{version} holds from {at.isoformat()} on, in {config.partitions} partitions")
+
+
+@dead_letters_app.command("list")
+def list_dead_letters(
+    reason: Annotated[str | None, typer.Option(help="Show each letter of this reason.")] = None,
+) -> None:
+    """Count the dead letters by reason, or show each one of a reason."""
+    from worker import dead_letters, settings
+
+    with plainly():
+        found = dead_letters.letters(settings.load())
+    console = make_console()
+    if reason is not None:
+        console.print(letters_of(filed for filed in found if filed.letter.reason == reason))
+    elif found:
+        console.print(reasons(dead_letters.by_reason(found)))
+    else:
+        console.print("no dead letters")
+
+
+@dead_letters_app.command("show")
+def show_dead_letter(
+    place: PlaceArgument,
+    *,
+    original: Annotated[
+        bool, typer.Option("--original", help="Show the original's key and bytes too: personal data.")
+    ] = False,
+) -> None:
+    """Show one dead letter, and what became of its original."""
+    from worker import dead_letters, settings
+
+    with plainly():
+        config = settings.load()
+        filed = dead_letters.find(config, dead_letters.Place.of(place))
+        record = dead_letters.original(config, filed.letter)
+    console = make_console()
+    console.print(letter_facts(filed))
+    if record is None:
+        console.print(facts([("original", "gone: its topic no longer keeps it" if filed.letter.topic else "none")]))
+    elif original:
+        console.print(record_facts(record))
+    else:
+        console.print(facts([("original", f"{len(record.value or b''):,} bytes; --original shows them")]))
+
+
+@dead_letters_app.command("send")
+def send_dead_letter(
+    place: PlaceArgument,
+    *,
+    value: Annotated[
+        Path | None, typer.Option(help="The repaired record, as a file.", exists=True, dir_okay=False)
+    ] = None,
+    as_is: Annotated[bool, typer.Option("--as-is", help="The original as it is: the worker was mended.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Even if it was sent back before.")] = False,
+) -> None:
+    """Send a record back to its topic, under its own key, after showing it.
+
+    A record that the rules would leave out again is not sent.
+    """
+    from worker import dead_letters, settings
+
+    with plainly():
+        if (value is None) != as_is:
+            raise ValueError("allowed is either --value FILE or --as-is")
+        config = settings.load()
+        filed = dead_letters.find(config, dead_letters.Place.of(place))
+        record = dead_letters.original(config, filed.letter)
+        if record is None:
+            raise ValueError(
+                f"{place}: the original is gone, and its key with it: let its producer send the event anew"
+            )
+        if value is not None:
+            record = record._replace(value=value.read_bytes())
+        why = dead_letters.verdict(config, record)
+        if why is not None:
+            raise ValueError(f"{place}: the worker would leave it out again: {why}")
+    make_console().print(record_facts(record))
+    if not yes:
+        typer.confirm("Send it?", abort=True)
+    with plainly():
+        offset = dead_letters.send(config, filed, record, again=again)
+    typer.echo(f"sent: {record.topic}[{record.partition}] at {offset}")
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from worker.dead_letters import Filed, Original, Reason
     from worker.sources import Source
     from worker.tally import Tally
 
@@ -117,6 +118,70 @@ def accounting(source: Source) -> Table:
             ("left out", numbers(account.left_out)),
         ]
     )
+
+
+def reasons(found: Iterable[Reason]) -> Table:
+    """Lay out how many dead letters there are of each reason."""
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+    table.add_column("reason", overflow="fold")
+    for name in ("letters", "sent back"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("first", "last", "such as"):
+        table.add_column(name, no_wrap=True)
+    for one in found:
+        days = (f"{one.first:%Y-%m-%d}", f"{one.last:%Y-%m-%d}")
+        table.add_row(one.name, f"{one.letters:,}", f"{one.sent:,}", *days, str(one.sample))
+    return table
+
+
+def letters_of(found: Iterable[Filed]) -> Table:
+    """Lay out dead letters, one below the other."""
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+    for name in ("letter", "time (UTC)"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("what", overflow="fold")
+    for filed in found:
+        sent = ", sent back" if filed.sent else ""
+        table.add_row(str(filed.place), f"{filed.at:%Y-%m-%d %H:%M}", f"{filed.source}{sent}: {filed.letter.detail}")
+    return table
+
+
+def letter_facts(filed: Filed) -> Table:
+    """Lay out all that a dead letter says."""
+    letter, sent = filed.letter, filed.sent
+    rows = [
+        ("reason", letter.reason),
+        ("detail", letter.detail),
+        ("stage", letter.stage),
+        ("written", f"{filed.at:%Y-%m-%d %H:%M:%S} UTC"),
+        ("source", filed.source),
+        ("recorded", f"{letter.recorded_at:%Y-%m-%d %H:%M:%S} UTC" if letter.recorded_at else "-"),
+        ("key's hash", letter.key_hash or "-"),
+        ("sent back", f"{sent.sent_at:%Y-%m-%d %H:%M:%S} UTC, to offset {sent.offset}" if sent else "no"),
+    ]
+    return facts(rows)
+
+
+def record_facts(record: Original) -> Table:
+    """Lay out a record with its bytes, which may hold personal data."""
+    rows = [
+        ("topic", f"{record.topic}[{record.partition}]"),
+        ("key", _text(record.key)),
+        ("value", _text(record.value)),
+    ]
+    return facts(rows)
+
+
+def _text(raw: bytes | None) -> str:
+    r"""Return bytes as text; what could steer a terminal is escaped.
+
+    >>> _text(b"a\x1b[2J\xff")
+    'a\\x1b[2J\\xff'
+    """
+    if raw is None:
+        return "null"
+    text = raw.decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def outcome(tally: Tally, counts: Mapping[str, int]) -> Table:

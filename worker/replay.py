@@ -86,7 +86,7 @@ class Replay:
         self.customers = bootstrap.customers(settings, self.models)
         self.trainer = bootstrap.trainer(settings)
         self.partitions: list[Partition[Profile, Shared]] = [
-            Partition(bootstrap.layout(n), self.customers, {}, rows_max=rows_max, records_max=records_max)
+            Partition(bootstrap.layout(n, settings), self.customers, {}, rows_max=rows_max, records_max=records_max)
             for n in range(settings.partitions)
         ]
         self._emit = emit

@@ -159,7 +159,7 @@ def run_rules(path):
 
 def _through(path, customers):
     """Put a history through a partition; return the number of events, the partition, and the CPU time in µs."""
-    partition = Partition(bootstrap.layout(0), customers, {}, rows_max=8192, records_max=32768)
+    partition = Partition(bootstrap.layout(0, config()), customers, {}, rows_max=8192, records_max=32768)
     offsets = Counter()
     chunks = []
     for chunk in history.read([path]):

@@ -119,5 +119,5 @@ def _unused(topic: str, probe: _Probe) -> Ignored | Rejected | None:
 
 def _without_value(error: Exception) -> str:
     """Return what is wrong and where, without the value that is wrong."""
-    text = str(error) or type(error).__name__
+    text = re.sub(r"unknown field `.*`", "unknown field", str(error), flags=re.DOTALL) or type(error).__name__
     return re.sub(r"^Invalid (enum )?value .*?( - at |$)", r"a value that is not allowed\2", text, flags=re.DOTALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import orjson
 
@@ -12,8 +13,15 @@ from worker.stream.processor import Output
 DETAIL_CHARS_MAX = 300
 
 
+class DeadLetters(NamedTuple):
+    """Where dead letters go; `salt` (at most 64 bytes) keeps keys from being found out by trying."""
+
+    topic: str
+    salt: bytes
+
+
 def dead_letter(
-    topic: str,
+    to: DeadLetters,
     *,
     stage: str,
     reason: str,
@@ -21,7 +29,7 @@ def dead_letter(
     key: bytes | None,
     source: tuple[str, int, int, int] | None,
 ) -> Output:
-    """Return the record for `topic`; `source` is the original's topic, partition, offset and time (ms).
+    """Return the record; `source` is the original's topic, partition, offset and time (ms).
 
     The original's bytes stay where they are, since they may hold personal data; the key goes as a hash for that reason.
     """
@@ -35,6 +43,6 @@ def dead_letter(
         "partition": partition,
         "offset": offset,
         "recorded_at": recorded_at,
-        "key_hash": None if key is None else hashlib.blake2b(key, digest_size=8).hexdigest(),
+        "key_hash": None if key is None else hashlib.blake2b(key, digest_size=8, key=to.salt).hexdigest(),
     }
-    return Output(topic, None, orjson.dumps(value), partition=None)
+    return Output(to.topic, None, orjson.dumps(value), partition=None)

@@ -19,6 +19,7 @@ import heapq
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from worker.stream.dead_letters import DeadLetters
 from worker.stream.entries import Entry, Read, Reader, Refused, where
 from worker.stream.merge import Merge
 from worker.stream.processor import Directive, Ignored, Output, Processor
@@ -57,7 +58,7 @@ class Layout(NamedTuple):
 
     number: int
     topics: tuple[str, ...]
-    dead_letters: str
+    dead_letters: DeadLetters
 
 
 class _Limits(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from worker.stream.dead_letters import dead_letter
+from worker.stream.dead_letters import DeadLetters, dead_letter
 from worker.stream.entries import where
 from worker.stream.processor import NEVER, Attach, Count, Effect, Output, Processor
 from worker.stream.record import HEADER_BYTES, QUARANTINED, attachment_key, next_due, pack_row, unpack_header
@@ -116,7 +116,7 @@ class Work:
 
     def bury(
         self,
-        topic: str,
+        to: DeadLetters,
         *,
         stage: str,
         reason: str,
@@ -126,7 +126,7 @@ class Work:
     ) -> None:
         """Send to the dead letters, and count; the arguments are those of `dead_letter`."""
         self.counts[f"dead.{reason}"] += 1
-        self.outputs.append(dead_letter(topic, stage=stage, reason=reason, detail=detail, key=key, source=source))
+        self.outputs.append(dead_letter(to, stage=stage, reason=reason, detail=detail, key=key, source=source))
 
     def size(self) -> int:
         """Return about how many bytes the rows take in the changelog."""
@@ -178,7 +178,7 @@ class KeyedWork(Generic[S, H]):
     """
 
     def __init__(
-        self, processor: Processor[S, H], context: KeyContext, topics: Sequence[str], dead_letters: str
+        self, processor: Processor[S, H], context: KeyContext, topics: Sequence[str], dead_letters: DeadLetters
     ) -> None:
         self._processor = processor
         self._context = context
