@@ -127,14 +127,22 @@ def main() -> None:
     """Read the command line, and run."""
     parser = argparse.ArgumentParser(description="Carries out the commands on `recall`.")
     parser.add_argument("--broker", default="localhost:9092")
+    parser.add_argument(
+        "--property",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of librdkafka, as in security.protocol=SASL_SSL; may be repeated",
+    )
     parser.add_argument("--group", default="crm")
     parser.add_argument("--feedback", action="store_true", help="send what was delivered to the topic feedback")
     parser.add_argument("--once", action="store_true", help="stop at the end of the topic")
     given = parser.parse_args()
+    reach = {"bootstrap.servers": given.broker, **dict(line.split("=", 1) for line in given.property)}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     consumer = Consumer(
         {
-            "bootstrap.servers": given.broker,
+            **reach,
             "group.id": given.group,
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
@@ -143,9 +151,7 @@ def main() -> None:
         }
     )
     # The worker and Java put a key into a partition by this hash; librdkafka's own is another.
-    producer = Producer(
-        {"bootstrap.servers": given.broker, "partitioner": "murmur2_random", "enable.idempotence": True}
-    )
+    producer = Producer({**reach, "partitioner": "murmur2_random", "enable.idempotence": True})
     consumer.subscribe(["recall"])
     try:
         run(consumer, producer if given.feedback else None, once=given.once)

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from live import CHANGELOG, PARTITIONS, ROOT, Progress, stop, wait_until
+from live import PARTITIONS, ROOT, Progress, stop, wait_until
 
 from worker import settings, topics
 from worker.partitioner import Partitioner
 from worker.settings import SettingsError
+from worker.stream.exits import EXIT_REFUSED
+from worker.stream.transport import faust_options
 
 PASSWORD = "a-secret-of-the-test"
 START_S_MAX = 45
+GRANTS = topics.grants(settings.Settings())
 
 
 @pytest.fixture(autouse=True)
@@ -67,8 +70,8 @@ def test_a_password_shows_neither_in_settings_nor_in_the_connection(monkeypatch)
     assert PASSWORD not in repr(config) + str(config) + repr(connection) + config.model_dump_json()
     assert connection.aiokafka()["sasl_plain_password"] == PASSWORD
     assert connection.librdkafka()["sasl.password"] == PASSWORD
-    assert PASSWORD not in repr(connection.faust()["broker_credentials"])
-    assert connection.faust()["broker_credentials"].password == PASSWORD
+    assert PASSWORD not in repr(faust_options(connection)["broker_credentials"])
+    assert faust_options(connection)["broker_credentials"].password == PASSWORD
 
 
 def test_a_password_file_is_read_without_the_end_of_its_line(tmp_path):
@@ -83,7 +86,7 @@ def test_a_password_file_is_read_without_the_end_of_its_line(tmp_path):
 
 def test_several_brokers_reach_faust_one_by_one():
     connection = settings.load(broker="a:9092, b:9092").connection()
-    assert connection.faust()["broker"] == ["kafka://a:9092", "kafka://b:9092"]
+    assert faust_options(connection)["broker"] == ["kafka://a:9092", "kafka://b:9092"]
 
 
 def test_a_misspelt_variable_is_refused_and_a_strangers_is_told(monkeypatch):
@@ -239,30 +242,46 @@ def test_a_worker_that_is_not_taken_in_ends_and_says_why(scram, tmp_path, wrong,
     assert PASSWORD not in log.read_text()
 
 
-@pytest.mark.kafka
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize(
-    ("kind", "name", "told"),
-    [
-        ("transactional_id", "recall-", "transactional id recall-start: not allowed to this user"),
-        ("group", "recall", "group recall: not allowed to this user"),
-        ("topic", "recall-decisions", "topic recall-decisions: not allowed to this user"),
-        ("topic", CHANGELOG, f"topic {CHANGELOG}: not allowed to this user"),
-    ],
-)
-def test_a_worker_that_is_not_allowed_enough_ends_and_names_it(secured, scram, tmp_path, kind, name, told):
-    """Each of them is needed: what `topics.grants` returns cannot be less."""
+def without(kind, name):
+    """Give the documented rights less one."""
     grants = topics.grants(settings.load())
     rest = [grant for grant in grants if (grant.kind, grant.name) != (kind, name)]
     assert len(rest) == len(grants) - 1
-    secured.allow("User:recall", rest)
+    return rest
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(
+    ("kind", "name"), [("group", "recall"), *((grant.kind, grant.name) for grant in GRANTS if grant.kind == "topic")]
+)
+def test_each_topic_and_the_group_are_missed_by_name(secured, scram, kind, name):
+    secured.allow("User:recall", without(kind, name))
+    try:
+        with pytest.raises(topics.TopicsError) as refused:
+            topics.check(settings.load(**scram))
+    finally:
+        secured.forbid("User:recall")
+    assert f"{kind} {name}: not allowed to this user" in str(refused.value)
+    assert "recall topics acls" in str(refused.value)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(
+    ("kind", "name", "told"),
+    [
+        ("transactional_id", "recall-", "TransactionalIdAuthorizationFailed"),
+        ("group", "recall-probe-", "GroupAuthorizationFailed"),
+    ],
+)
+def test_a_worker_without_its_transactions_ends_and_says_what_to_allow(secured, scram, tmp_path, kind, name, told):
+    secured.allow("User:recall", without(kind, name))
     log = tmp_path / "log"
     try:
-        assert ended(recall_worker(log, tmp_path, **scram)) == 2
+        assert ended(recall_worker(log, tmp_path, **scram)) == EXIT_REFUSED
     finally:
         secured.forbid("User:recall")
     assert told in log.read_text()
-    assert "recall topics acls" in log.read_text()
+    assert "recall-probe" in log.read_text()
 
 
 @pytest.mark.kafka

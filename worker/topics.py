@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, NewTopic, ResourceType
 
 from schemas.topics import MODEL, SOURCE_TOPICS, TOPICS, TRAINING
@@ -19,11 +19,7 @@ CHANGELOG_MESSAGE_BYTES_MAX: Final = 2 * 1024 * 1024
 """A record batch of rows is larger than most messages."""
 _FINAL: Final = {KafkaError._AUTHENTICATION, KafkaError._SSL}  # noqa: SLF001 - the client's only names for them
 """Errors that no waiting mends."""
-_DENIED: Final = {
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-}
+_DENIED: Final = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
 _NOT_THERE: Final = "is not there"
 _NOT_ALLOWED: Final = "not allowed to this user"
 _BROKERS_DEFAULT: Final = -1
@@ -138,11 +134,11 @@ def grants(settings: Settings) -> list[Grant]:
     """Return the least that the worker's user needs; `read` and `write` include `describe`.
 
     >>> from worker.settings import load
-    >>> *_, changelog, group, transactions = grants(load(app_id="recall"))
-    >>> changelog.name, changelog.operations
-    ('recall-rows-changelog', ('read', 'write'))
-    >>> transactions
-    Grant(kind='transactional_id', name='recall-', operations=('write',), prefix=True)
+    >>> for grant in grants(load(app_id="recall"))[-3:]:
+    ...     print(grant.kind, grant.name, grant.operations)
+    group recall ('read',)
+    group recall-probe- ('read',)
+    transactional_id recall- ('write',)
     """
     read = {*SOURCE_TOPICS, TRAINING, MODEL}
     found = []
@@ -158,8 +154,10 @@ def grants(settings: Settings) -> list[Grant]:
             found.append(Grant("topic", topic.name, tuple(operations)))
     return [
         *found,
-        Grant("topic", changelog(settings), ("read", "write")),
+        Grant("topic", changelog(settings), ("read", "write", "describe_configs")),
+        Grant("topic", probe.topic_of(settings.app_id), ("read", "write")),
         Grant("group", settings.app_id, ("read",)),
+        Grant("group", f"{probe.topic_of(settings.app_id)}-", ("read",), prefix=True),
         Grant("transactional_id", f"{settings.app_id}-", ("write",), prefix=True),
     ]
 
@@ -180,7 +178,9 @@ def acl_commands(settings: Settings, user: str) -> list[str]:
 
 
 def check(settings: Settings) -> list[str]:
-    """See that the brokers take the worker in, that its topics are there, and that it may use them.
+    """See that the brokers take the worker in, that its topics and group are there for it, and that it may use them.
+
+    Whether transactions are is tried out by `stream.probe`.
 
     Returns what is no reason to stay away, yet must be known.
 
@@ -191,7 +191,7 @@ def check(settings: Settings) -> list[str]:
     admin = _reached(settings)
     if settings.mode == "plain":  # such brokers cannot describe anything
         return []
-    wrong = [*_topics_missed(admin, settings), *_group_missed(admin, settings), *_transactions_missed(settings)]
+    wrong = [*_topics_missed(admin, settings), *_group_missed(admin, settings)]
     if wrong:
         raise TopicsError("\n  ".join([f"broker {settings.broker}:", *wrong, *_hints(wrong)]))
     return _stamped_by_producers(admin) if settings.clock == "wall" else []
@@ -226,17 +226,6 @@ def _group_missed(admin: AdminClient, settings: Settings) -> list[str]:
     except KafkaException as error:
         return [f"group {settings.app_id}: {_plainly(error)}"]
     return [] if AclOperation.READ in allowed else [f"group {settings.app_id}: {_NOT_ALLOWED}: read"]
-
-
-def _transactions_missed(settings: Settings) -> list[str]:
-    """Begin as a committer does, under an id of its own."""
-    name = f"{settings.app_id}-start"
-    producer = Producer(settings.connection().librdkafka() | {"transactional.id": name})
-    try:
-        producer.init_transactions(TIMEOUT_S)
-    except KafkaException as error:
-        return [f"transactional id {name}: {_plainly(error)}"]
-    return []
 
 
 def _hints(wrong: list[str]) -> list[str]:

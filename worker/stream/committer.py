@@ -7,7 +7,7 @@ The committer gathers the units of a lane and decides when a commit is due; how 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from worker.stream.exits import EXIT_COMMIT_FAILED, EXIT_LEFTOVER
 

@@ -1,7 +1,8 @@
 """How the brokers are reached: one value, in the form that each client wants.
 
 Three clients open connections: aiokafka (commits, models), librdkafka (topics, feeder, tools) and Faust (membership,
-fetching). What is set here reaches all of them, so that none is left behind in plain text.
+fetching; its form is `transport.faust_options`). What is set here reaches all of them, so that none is left behind in
+plain text.
 """
 
 from __future__ import annotations
@@ -9,10 +10,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - a field's type
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from faust.auth import Credentials
+from typing import Any, Literal
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"]
@@ -108,23 +106,3 @@ certfile=None, keyfile=None, check_hostname=True))
                 "sasl.password": self.sasl.password,
             }
         return options
-
-    def faust(self) -> dict[str, Any]:
-        """Return the options of a Faust app."""
-        return {
-            "broker": [f"kafka://{broker.strip()}" for broker in self.brokers.split(",")],
-            "broker_credentials": self._credentials(),
-        }
-
-    def _credentials(self) -> Credentials | None:
-        from faust.auth import SASLCredentials, SSLCredentials  # noqa: PLC0415 - heavy, and tools have no Faust app
-
-        context = None if self.tls is None else self.tls.context()
-        if self.sasl is not None:
-            return SASLCredentials(
-                username=self.sasl.username,
-                password=self.sasl.password,
-                mechanism=self.sasl.mechanism,
-                ssl_context=context,
-            )
-        return None if context is None else SSLCredentials(context)

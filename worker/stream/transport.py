@@ -33,6 +33,7 @@ from worker.stream.strategies import choose
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from worker.stream.connection import Connection
     from worker.stream.lane import Group, Work
     from worker.stream.processor import Output
 
@@ -300,6 +301,18 @@ class RowTable(faust.Table):  # type: ignore[misc]
         )
 
 
+def faust_options(connection: Connection) -> dict[str, Any]:
+    """Return the options by which a Faust app reaches the brokers."""
+    context = None if connection.tls is None else connection.tls.context()
+    credentials = context  # Faust takes it for what it is
+    if (sasl := connection.sasl) is not None:
+        credentials = faust.SASLCredentials(
+            username=sasl.username, password=sasl.password, mechanism=sasl.mechanism, ssl_context=context
+        )
+    brokers = [f"kafka://{broker.strip()}" for broker in connection.brokers.split(",")]
+    return {"broker": brokers, "broker_credentials": credentials}
+
+
 class StreamApp(faust.App):  # type: ignore[misc]
     """A Faust app whose agents hand what was fetched to the lanes."""
 
@@ -325,7 +338,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
             TableManager=BatchTableManager,
             Table=RowTable,
             store="memory://",
-            **commit_settings.connection.faust(),
+            **faust_options(commit_settings.connection),
             topic_partitions=partitions,
             topic_disable_leader=True,
             table_standby_replicas=0,  # the memory store wipes standbys when recovery ends
