@@ -65,7 +65,21 @@ def retail(tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    ["", "worker", "topics create", "replay", "import tmall", "simulate", "schema", "demo", "adopt-playbook"],
+    [
+        "",
+        "worker",
+        "topics create",
+        "topics acls",
+        "dead-letters list",
+        "dead-letters show",
+        "dead-letters send",
+        "replay",
+        "import tmall",
+        "simulate",
+        "schema",
+        "demo",
+        "adopt-playbook",
+    ],
 )
 def test_help_is_readable(command):
     assert "Usage" in recall(*command.split(), "--help")
@@ -80,6 +94,22 @@ def test_help_starts_without_what_the_worker_needs():
     code = f"import sys, worker.cli; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "[]\n"
+
+
+def test_acls_are_commands_for_every_right():
+    told = recall("topics", "acls", "--user", "User:worker")
+    commands = [" ".join(command.split()) for command in told.replace("\\\n", "").split("kafka-acls.sh")[1:]]
+    grants = topics.grants(settings.load())
+    assert len(commands) == len(grants)
+    assert all("--add --allow-principal User:worker" in command for command in commands)
+    assert any(
+        command.endswith("--transactional-id recall- --resource-pattern-type prefixed --operation Write")
+        for command in commands
+    )
+    assert any(
+        command.endswith("--topic control --operation Read --operation Write --operation DescribeConfigs")
+        for command in commands
+    )
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import signal
 from collections import Counter
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 from live import Progress, environment, lay_down, read, stop, wait_until, worker
 from typer.testing import CliRunner
 
@@ -102,6 +102,55 @@ def test_a_record_that_would_be_left_out_again_is_not_sent(tmp_path):
     repaired.write_bytes(BROKEN)
     assert "leave it out again" in recall("send", "0:0", "--value", repaired, code=2)
     assert "the original is gone" in recall("send", "0:1", "--as-is", code=2)
+
+
+@pytest.fixture
+def sound(embedded, filed):  # noqa: ARG001 - after those
+    """A letter whose original is as it should be, as one that made a rule raise."""
+    order = track(
+        "orders",
+        "m1",
+        user="user-1",
+        at=AT,
+        event="Order Completed",
+        properties={"order_id": "o1", "revenue": "60.00", "currency": "EUR"},
+    )
+    producer = Producer({"bootstrap.servers": embedded.address, "log_level": 2})
+    producer.produce("orders", order.value, order.key, partition=0, timestamp=AT)
+    letter = dead_letter(
+        DeadLetters(DEAD_LETTERS, b"salt"),
+        stage="step",
+        reason="step raised",
+        detail="KeyError in apply",
+        key=order.key,
+        source=("orders", 0, 1, AT),
+    )
+    producer.produce(DEAD_LETTERS, letter.value, partition=0)
+    assert producer.flush(10) == 0
+    return "0:3"
+
+
+def test_what_would_be_sent_is_shown_and_asked_for(sound, embedded):
+    result = CliRunner().invoke(app, ["dead-letters", "send", sound, "--as-is"], input="n\n")
+    assert result.exit_code == 1
+    assert "orders[0]" in result.stdout
+    assert "user-1" in result.stdout
+    assert "Send it?" in result.stdout
+    consumer = Consumer({"bootstrap.servers": embedded.address, "group.id": "test", "log_level": 2})
+    assert consumer.get_watermark_offsets(TopicPartition("orders", 0), timeout=10) == (0, 2)
+    consumer.close()
+
+
+def test_nothing_is_sent_back_without_transactions(sound, monkeypatch):
+    monkeypatch.setenv("RECALL_MODE", "plain")
+    assert "needs a broker with transactions" in recall("send", sound, "--as-is", "--yes", code=2)
+
+
+@pytest.mark.usefixtures("embedded")
+def test_a_broker_without_the_topic_is_no_broker_without_letters(embedded, monkeypatch):
+    monkeypatch.setenv("RECALL_BROKER", embedded.address)
+    monkeypatch.setattr(dead_letters, "DEAD_LETTERS", "not/a/topic")
+    assert "topic not/a/topic" in recall("list", code=2)
 
 
 @pytest.mark.kafka

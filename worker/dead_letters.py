@@ -101,8 +101,7 @@ def letters(settings: Settings) -> list[Filed]:
     """Read all letters, the oldest first."""
     consumer = _consumer(settings)
     try:
-        topic = consumer.list_topics(DEAD_LETTERS, timeout=TIMEOUT_S).topics[DEAD_LETTERS]
-        return _filed(_messages(consumer, DEAD_LETTERS, dict.fromkeys(topic.partitions, 0)))
+        return _filed(_messages(consumer, DEAD_LETTERS, dict.fromkeys(_partitions(consumer), 0)))
     except KafkaException as error:
         raise DeadLettersError(f"topic {DEAD_LETTERS}: {error.args[0].str()}") from error
     finally:
@@ -238,6 +237,13 @@ def _consumer(settings: Settings) -> Consumer:
             "auto.offset.reset": "earliest",
         }
     )
+
+
+def _partitions(consumer: Consumer) -> list[int]:
+    topic = consumer.list_topics(DEAD_LETTERS, timeout=TIMEOUT_S).topics[DEAD_LETTERS]
+    if topic.error is not None:
+        raise KafkaException(topic.error)
+    return list(topic.partitions)
 
 
 def _messages(consumer: Consumer, topic: str, starts: Mapping[int, int]) -> Iterator[Message]:

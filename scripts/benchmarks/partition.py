@@ -16,6 +16,7 @@ from pathlib import Path
 from aggregate import OUTPUT_EVERY, Aggregate, Record, Totals, decode, encode, read, spread
 
 from worker import bootstrap
+from worker.stream.dead_letters import DeadLetters
 from worker.stream.partition import Layout, Partition
 from worker.stream.processor import Output
 
@@ -47,7 +48,7 @@ def chunks(records):
 
 def by_stream(fetched):
     """Work off the chunks of one partition; return how many rows were written."""
-    layout = Layout(0, ("events",), "dead-letter")
+    layout = Layout(0, ("events",), DeadLetters("dead-letter", b""))
     partition = Partition(layout, Aggregate(), {}, rows_max=2 * UNIT_ROWS, records_max=UNIT_RECORDS)
     written = 0
     for records in fetched:

@@ -15,6 +15,7 @@ from pathlib import Path
 from aggregate import Aggregate, Record, Totals, encode, spread
 
 from worker import bootstrap
+from worker.stream.dead_letters import DeadLetters
 from worker.stream.partition import Layout, Partition
 from worker.stream.record import pack_row
 
@@ -36,7 +37,7 @@ def measure(users, *, postponed):
     keys = [b"user-%08d" % i for i in range(users)]
     rows = {key: row(key, DUE_MS) for key in keys}
     before, begin = resident_mb(), time.process_time()
-    partition = Partition(Layout(0, ("events",), "dead-letter"), Aggregate(), rows)
+    partition = Partition(Layout(0, ("events",), DeadLetters("dead-letter", b"")), Aggregate(), rows)
     opened_s, heap_mb = time.process_time() - begin, resident_mb() - before
     if postponed:
         rows.update({key: row(key, DUE_MS + DAY_MS) for key in keys})
