@@ -21,6 +21,8 @@ from worker.stream.committer import CommitSettings
 from worker.stream.lane import Group, Work
 from worker.stream.partition import Partition
 from worker.stream.processor import Output
+from worker.stream.stores.memory import MemoryStore
+from worker.stream.stores.rocks import RocksStore
 from worker.stream.transport import StreamApp
 from worker.training import TrainerWork
 
@@ -55,8 +57,6 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
 
     async def open_partition(number: int, rows: MutableMapping[bytes, bytes]) -> Work:
         await models.ready()
-        if transactional and not app.topic_ids:
-            app.topic_ids.update(await asyncio.to_thread(topics.ids, config))
         partition: Partition[Profile, Shared] = Partition(
             bootstrap.layout(number, config),
             customers,
@@ -106,6 +106,8 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
             offsets_s=1.0 if config.clock == "wall" else 0.0,
         ),
         session_timeout_s=config.session_timeout_s,
+        row_store=RocksStore(config.datadir / "rows") if config.store == "rocksdb" else MemoryStore(),
+        find_topic_ids=(lambda: asyncio.to_thread(topics.ids, config)) if transactional else None,
         web_port=config.web_port or 6066,
         web_enabled=config.web_port != 0,
         datadir=str(config.datadir),

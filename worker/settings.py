@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import AwareDatetime, Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.recall.days import Days
@@ -59,6 +68,8 @@ class Settings(BaseSettings):
     app_id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,100}$")] = "recall"
     partitions: Annotated[int, Field(ge=1, le=1000)] = 4
     mode: Literal["transactional", "plain"] = "transactional"
+    store: Literal["memory", "rocksdb"] = "memory"
+    """Where rows are kept: with `rocksdb` on disk, under `datadir`, and a restart reads the changelog's tail alone."""
     clock: Literal["wall", "recorded"] = "wall"
     """Who writes the ticks: the worker, from the wall clock, or whoever feeds in a recorded history."""
     accept_missing_guards: bool = False
@@ -87,6 +98,16 @@ class Settings(BaseSettings):
     @classmethod
     def _separated_by_commas(cls, value: object) -> object:
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("store")
+    @classmethod
+    def _known_to_be_current(cls, store: str, info: ValidationInfo) -> str:
+        if store == "rocksdb" and info.data.get("mode") == "plain":
+            raise ValueError(
+                "allowed in mode plain is memory: rows on disk outlive the process, and brokers without transactions "
+                "tell neither whether another one wrote since nor whether the changelog is still the same"
+            )
+        return store
 
     @field_validator("timezone")
     @classmethod

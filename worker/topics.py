@@ -22,6 +22,8 @@ _FINAL: Final = {KafkaError._AUTHENTICATION, KafkaError._SSL}  # noqa: SLF001 - 
 _DENIED: Final = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
 _NOT_THERE: Final = "is not there"
 _NOT_ALLOWED: Final = "not allowed to this user"
+_TOMBSTONES_DAYS: Final = 7
+"""Rows on disk can be gone on from for half of it: after that a dropped row might come back."""
 _BROKERS_DEFAULT: Final = -1
 """For the replication factor: what the cluster is set to."""
 _HOUR_MS: Final = 60 * 60 * 1000
@@ -95,6 +97,7 @@ def plan(settings: Settings) -> list[TopicPlan]:
         "cleanup.policy": "compact",
         "segment.ms": str(30 * 60 * 1000),
         "min.cleanable.dirty.ratio": "0.2",
+        "delete.retention.ms": str(_TOMBSTONES_DAYS * _DAY_MS),
         "max.message.bytes": str(CHANGELOG_MESSAGE_BYTES_MAX),
     }
     return [
@@ -279,9 +282,9 @@ def _stamped_by_producers(admin: AdminClient) -> list[str]:
 
 
 def ids(settings: Settings) -> dict[str, str]:
-    """Return the broker's ids of the source topics: made anew, a topic of the same name has another one."""
+    """Return the broker's ids of source topics and changelog: made anew, a topic of the same name has another one."""
     admin = AdminClient(settings.connection().librdkafka())
-    described = admin.describe_topics(TopicCollection(list(SOURCE_TOPICS)), request_timeout=TIMEOUT_S)
+    described = admin.describe_topics(TopicCollection([*SOURCE_TOPICS, changelog(settings)]), request_timeout=TIMEOUT_S)
     return {name: str(future.result().topic_id) for name, future in described.items()}
 
 

@@ -3,7 +3,7 @@
 import argparse
 import importlib
 
-NAMES = ("partition", "rules", "timers")
+NAMES = ("partition", "recovery", "rules", "timers")
 
 
 def main():

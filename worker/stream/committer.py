@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from worker.stream.exits import EXIT_COMMIT_FAILED, EXIT_LEFTOVER
+from worker.stream.record import PARTITION_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -56,7 +57,7 @@ class Commit(NamedTuple):
     changelog_offset: int | None
     """The last offset in the changelog; None where the lane has none."""
     rows: dict[bytes, bytes | None]
-    """None for those that were dropped."""
+    """Those of the changelog, partition record included; None for those that were dropped."""
     records: int
     """Source records whose effects it holds."""
     outputs: int
@@ -270,7 +271,7 @@ class Committer:
                 partition=self.number,
                 offsets=offsets,
                 changelog_offset=changelog_offset,
-                rows=gathered.rows,
+                rows={} if changelog_offset is None else {**gathered.rows, PARTITION_KEY: gathered.record},
                 records=gathered.records,
                 outputs=len(gathered.outputs),
                 bytes=gathered.bytes,

@@ -98,8 +98,10 @@ def _not_kept(what: str) -> str:
     )
 
 
-async def check_topics(connection: Mapping[str, Any], settings: CommitSettings, changelog: str) -> None:
+async def check_topics(connection: Mapping[str, Any], settings: CommitSettings, changelog: str) -> int:
     """Hold the topics' settings against what commits need; where they may not be asked for, say so and go on.
+
+    Returns how long the changelog keeps the marks of dropped rows, ms; 0 where that is not told.
 
     Raises:
         RefusedError: naming the topic, the setting, its value and what is allowed.
@@ -112,7 +114,7 @@ async def check_topics(connection: Mapping[str, Any], settings: CommitSettings, 
     finally:
         await admin.close()
     if found is None:
-        return
+        return 0
     if found["cleanup.policy"] != "compact":
         raise RefusedError(
             f"topic {changelog}: cleanup.policy is {found['cleanup.policy']}, allowed is compact: rows would be "
@@ -123,6 +125,7 @@ async def check_topics(connection: Mapping[str, Any], settings: CommitSettings, 
             f"topic {changelog}: max.message.bytes is {allowed}, and a commit writes batches of up to "
             f"{settings.batch_bytes_max} bytes. Raise it to that, or more"
         )
+    return int(found["delete.retention.ms"])
 
 
 async def _configs(admin: AIOKafkaAdminClient, topic: str) -> dict[str, str] | None:

@@ -6,18 +6,23 @@ comes first), the seek, the record-by-record loop and the start.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from mode import Service
 
-from worker.stream.exits import EXIT_REFUSED, die
+from worker.stream.exits import EXIT_REFUSED, EXIT_STORE_FAILED, die
+from worker.stream.stores import Changelog, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from faust.types import TP
+
+RECOVERY_FETCH_BYTES = 4 * 1024 * 1024
+"""Of one partition at once, while recovery reads; the broker's answer as a whole is bounded by aiokafka (50 MB)."""
 
 
 class BatchRecovery(Recovery):  # type: ignore[misc]
@@ -36,19 +41,27 @@ class BatchRecovery(Recovery):  # type: ignore[misc]
             await self.app.lanes.acquire(consumer.assignment())
         await super()._build_highwaters(consumer, tps, destination, title)
 
+    async def _build_offsets(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
+        """Open what was newly assigned, and go on from what the store holds of it."""
+        if title == "active":
+            app = self.app
+            for tp, first in (await consumer.earliest_offsets(*tps)).items():
+                if first and not app.commit_settings.transactional:  # nobody compacts it, so rows are gone
+                    reason = f"{tp.topic} partition {tp.partition} begins at offset {first}: rows before it are gone"
+                    die(EXIT_REFUSED, "refused to start", reason=f"{reason}. Start anew under another app_id")
+                store = self.tp_to_table[tp].data
+                if not store.is_open(tp.partition):
+                    topic_id = app.topic_ids.get(tp.topic, "")
+                    changelog = Changelog(topic_id, first or 0, self.active_highwaters[tp] + 1, app.tombstones_ms)
+                    with ending_in_failure():
+                        destination[tp] = store.open(tp.partition, changelog)
+        await super()._build_offsets(consumer, tps, destination, title)
+
     async def _seek_offsets(self, consumer: Any, tps: set[TP], offsets: Any, title: str) -> None:
         await super()._seek_offsets(consumer, tps, offsets, title)
         if title == "active":
             self._reading = True
-
-    async def _build_offsets(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
-        """Refuse a changelog whose beginning is gone: without transactions nobody compacts it, so rows are gone too."""
-        if not self.app.commit_settings.transactional:
-            for tp, earliest in (await consumer.earliest_offsets(*tps)).items():
-                if earliest:
-                    reason = f"{tp.topic} partition {tp.partition} begins at offset {earliest}: rows before it are gone"
-                    die(EXIT_REFUSED, "refused to start", reason=f"{reason}. Start anew under another app_id")
-        await super()._build_offsets(consumer, tps, destination, title)
+            consumer.fetch_at_once(RECOVERY_FETCH_BYTES)
 
     def apply(self, tp: TP, records: Sequence[Any]) -> None:
         """Take a batch of changelog records."""
@@ -59,7 +72,8 @@ class BatchRecovery(Recovery):  # type: ignore[misc]
         if seen is not None and records[0].offset <= seen:
             records = [record for record in records if record.offset > seen]
         if records:
-            self.tp_to_table[tp].data.recover(tp.partition, records)
+            with ending_in_failure():
+                self.tp_to_table[tp].data.recover(tp.partition, records)
             offsets[tp] = records[-1].offset
 
     def check_ended(self, consumer: Any) -> None:
@@ -75,9 +89,27 @@ class BatchRecovery(Recovery):  # type: ignore[misc]
             self._set_recovery_ended()
             self.signal_recovery_end.set()
 
+    def _set_recovery_ended(self) -> None:
+        """Take note in the store, whether there was something to read or not."""
+        with ending_in_failure():
+            for tp in self.active_tps:
+                if (store := self.tp_to_table[tp].data).is_open(tp.partition):  # else the next assignment is under way
+                    store.recovered(tp.partition)
+        self.app.consumer.fetch_at_once(self.app.conf.consumer_max_fetch_size)
+        super()._set_recovery_ended()
+
     @Service.task  # type: ignore[untyped-decorator]
     async def _slurp_changelogs(self) -> None:
         """Replace the loop that takes one record at a time: the fetch loop does it."""
+
+
+@contextmanager
+def ending_in_failure() -> Iterator[None]:
+    """End the process where the store fails: Faust would log some of it and go on, and commit before a crash."""
+    try:
+        yield
+    except StoreError as error:
+        die(EXIT_STORE_FAILED, "store failed", error=str(error), exc_info=True)
 
 
 class BatchTableManager(TableManager):  # type: ignore[misc]

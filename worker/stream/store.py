@@ -1,4 +1,4 @@
-"""The rows of the partitions that this process has, in memory."""
+"""What Faust sees of the store: one table, whose partitions come and go."""
 
 from __future__ import annotations
 
@@ -7,34 +7,52 @@ from typing import TYPE_CHECKING, Any
 from faust.stores import memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, MutableMapping
 
     from faust.types import TP
 
+    from worker.stream.stores import Changelog, PartitionStore, Store
 
-class MemoryStore(memory.Store):  # type: ignore[misc]
-    """Partition to rows, all bytes; a partition that is taken away leaves with its rows.
 
-    Faust's own memory store keeps one mapping for all partitions and knows, after a rebalance, only the keys that it
-    read in recovery.
+class TableStore(memory.Store):  # type: ignore[misc]
+    """The partitions that this process has, over the app's store.
+
+    Faust's own stores keep their offsets themselves, and ask for them before the predecessor is fenced; here recovery
+    opens a partition, and is told then how far it holds the changelog.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._partitions: dict[int, dict[bytes, bytes]] = {}
+        self._partitions: dict[int, PartitionStore] = {}
 
-    def rows(self, partition: int) -> dict[bytes, bytes]:
-        """Return the rows of a partition; changes are seen at once."""
-        return self._partitions.setdefault(partition, {})
+    @property
+    def _store(self) -> Store:
+        store: Store = self.app.row_store
+        return store
+
+    def open(self, partition: int, changelog: Changelog) -> int | None:
+        """Open a partition, and return the offset up to which it holds the changelog."""
+        opened = self._partitions[partition] = self._store.open(partition, changelog)
+        return opened.held
+
+    def is_open(self, partition: int) -> bool:
+        return partition in self._partitions
+
+    def rows(self, partition: int) -> MutableMapping[bytes, bytes]:
+        """Return the rows of an open partition; changes are seen at once."""
+        return self._partitions[partition].rows
 
     def recover(self, partition: int, records: Iterable[Any]) -> None:
-        """Take changelog records, in their order."""
-        rows = self.rows(partition)
-        for record in records:
-            if record.value is None:
-                rows.pop(record.key, None)
-            else:
-                rows[record.key] = record.value
+        """Take in changelog records, in their order."""
+        self._partitions[partition].recover(records)
+
+    def recovered(self, partition: int) -> None:
+        """Note that a partition has come to the changelog's end."""
+        self._partitions[partition].recovered()
+
+    def committed(self, partition: int, rows: Mapping[bytes, bytes | None], offset: int) -> None:
+        """Take in what a commit made durable, and the changelog's last offset of it."""
+        self._partitions[partition].committed(rows, offset)
 
     async def on_rebalance(
         self,
@@ -45,5 +63,9 @@ class MemoryStore(memory.Store):  # type: ignore[misc]
     ) -> None:
         topics = self.table.changelog_topic.topics
         for tp in revoked:
-            if tp.topic in topics:
-                self._partitions.pop(tp.partition, None)
+            if tp.topic in topics and self._partitions.pop(tp.partition, None) is not None:
+                self._store.release(tp.partition)
+
+    async def on_stop(self) -> None:
+        self._partitions.clear()
+        self._store.close()

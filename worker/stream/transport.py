@@ -27,15 +27,16 @@ from worker.stream.exits import EXIT_REFUSED, die
 from worker.stream.internals import RefusedError
 from worker.stream.lane import Lane, Lanes
 from worker.stream.recovery import BatchTableManager
-from worker.stream.store import MemoryStore
+from worker.stream.store import TableStore
 from worker.stream.strategies import choose
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from worker.stream.connection import Connection
     from worker.stream.lane import Group, Work
     from worker.stream.processor import Output
+    from worker.stream.stores import Store
 
 log = structlog.get_logger("recall.stream")
 
@@ -122,6 +123,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         state = assignment._tp_state.get(tp)  # noqa: SLF001
         position: int | None = None if state is None else state._position  # noqa: SLF001
         return position
+
+    def fetch_at_once(self, bytes_max: int) -> None:
+        """Set how much of one partition the next fetches ask for."""
+        self._thread._consumer._fetcher._max_partition_fetch_bytes = bytes_max  # noqa: SLF001 - aiokafka fixes it at start
 
     # -- the fetch loop ------------------------------------------------------------------------------------------------
 
@@ -286,8 +291,8 @@ class BatchTransport(driver.Transport):  # type: ignore[misc]
 class RowTable(faust.Table):  # type: ignore[misc]
     """A table of bytes, kept by partition."""
 
-    def _new_store_by_url(self, url: Any) -> MemoryStore:
-        return MemoryStore(
+    def _new_store_by_url(self, url: Any) -> TableStore:
+        return TableStore(
             url,
             self.app,
             self,
@@ -324,15 +329,24 @@ class StreamApp(faust.App):  # type: ignore[misc]
         partitions: int,
         commit_settings: CommitSettings,
         session_timeout_s: float,
+        row_store: Store,
+        find_topic_ids: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
         **options: Any,
     ) -> None:
-        """Make the app: `partitions` are those of the groups that have rows; the others have one."""
+        """Make the app: `partitions` are those of the groups that have rows; the others have one.
+
+        `find_topic_ids` asks the broker for the ids of source topics and changelog; there are brokers that have none.
+        """
         internals.check()
+        self.row_store = row_store
+        self._find_topic_ids = find_topic_ids
         self.groups = tuple(groups)
         self.partitions = partitions
         self.commit_settings = commit_settings
-        self.topic_ids: dict[str, str] = {}
-        """The broker's ids of the source topics, where it tells them."""
+        self.topic_ids: Mapping[str, str] = {}
+        """The broker's ids of source topics and changelog, where it tells them."""
+        self.tombstones_ms = 0
+        """How long the changelog keeps the marks of dropped rows; 0 where the broker does not tell."""
         super().__init__(
             app_id,
             TableManager=BatchTableManager,
@@ -341,7 +355,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
             **faust_options(commit_settings.connection),
             topic_partitions=partitions,
             topic_disable_leader=True,
-            table_standby_replicas=0,  # the memory store wipes standbys when recovery ends
+            table_standby_replicas=0,  # nobody fences a standby's changelog, and none is read after recovery
             topic_allow_declare=False,
             producer_acks=-1,
             broker_session_timeout=session_timeout_s,
@@ -361,11 +375,13 @@ class StreamApp(faust.App):  # type: ignore[misc]
         settings = self.commit_settings
         if settings.transactional:
             try:
-                connection = settings.connection.aiokafka()
-                await probe.check_topics(connection, settings, self.rows.changelog_topic_name)
+                connection, topic = settings.connection.aiokafka(), self.rows.changelog_topic_name
+                self.tombstones_ms = await probe.check_topics(connection, settings, topic)
                 await probe.check_transactions(connection, self.conf.id, settings.deadline_s)
             except RefusedError as error:
                 die(EXIT_REFUSED, "refused to start", reason=str(error))
+        if self._find_topic_ids is not None:
+            self.topic_ids = await self._find_topic_ids()
 
     async def _hand_over(self, stream: Any) -> None:
         stream.enable_acks = False
@@ -431,6 +447,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
         """Tell Faust's recovery and monitors what a lane has committed."""
         offsets = {TP(topic, commit.partition): offset for topic, offset in commit.offsets.items()}
         if commit.changelog_offset is not None:
+            self.rows.data.committed(commit.partition, commit.rows, commit.changelog_offset)
             changelog = TP(self.rows.changelog_topic_name, commit.partition)
             self.tables.recovery.active_offsets[changelog] = commit.changelog_offset
         if offsets and not self.commit_settings.transactional:
