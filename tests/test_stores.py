@@ -381,8 +381,7 @@ def test_damage_is_not_taken_for_a_bad_record():
     partition.feed("left", [toy.Record(0, 0, b"anna", b'{"at": 1, "timers": [[1, "chain", 0]]}')])
     partition.feed("control", [toy.Record(0, 0, None, b'{"at": 9, "kind": "tick"}')])
     with pytest.raises(StoreError):
-        while partition.advance() is not None:
-            pass
+        list(iter(partition.advance, None))
 
 
 def test_rows_on_disk_are_refused_in_plain_mode():

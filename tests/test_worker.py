@@ -132,8 +132,9 @@ def test_a_worker_killed_in_mid_stream_ends_where_the_replay_does(fresh_kafka, p
 
 
 @pytest.mark.kafka
-def test_workers_that_join_leave_and_die_end_where_the_replay_does(fresh_kafka, playbook, tmp_path):
-    """A second worker joins, the first is stopped, the second killed, a third takes over."""
+@pytest.mark.parametrize("store", ["memory", "rocksdb"])
+def test_workers_that_join_leave_and_die_end_where_the_replay_does(fresh_kafka, playbook, tmp_path, store):
+    """A second worker joins, the first is stopped, the second killed, and the first takes over with what it kept."""
     config = settings.load(
         broker=fresh_kafka.bootstrap,
         currency=CURRENCY,
@@ -150,7 +151,7 @@ def test_workers_that_join_leave_and_die_end_where_the_replay_does(fresh_kafka, 
     progress, log = Progress(fresh_kafka.bootstrap), tmp_path / "log"
 
     def env(name):
-        return environment(config, fresh_kafka.bootstrap, tmp_path / name)
+        return environment(config, fresh_kafka.bootstrap, tmp_path / name, store=store)
 
     def applied(share):
         return lambda: progress.applied() > share * len(records)
@@ -164,10 +165,11 @@ def test_workers_that_join_leave_and_die_end_where_the_replay_does(fresh_kafka, 
             second.send_signal(signal.SIGKILL)
             second.wait()
     assert not progress.passed(expected.clock), "killed too late to show anything"
-    with worker(env("c"), log) as third:
+    with worker(env("a"), log) as third:
         wait_until(lambda: progress.passed(expected.clock), third, log)
         assert stop(third) == 0
     progress.close()
+    assert "begin anew" not in log.read_text()
     sent = ids(read(fresh_kafka.bootstrap, "recall"))
     assert sent
     assert Counter(sent) == Counter(expected.ids)

@@ -118,7 +118,7 @@ def fill(shop, count):
 def measure(arguments, bootstrap, datadir):
     command = [sys.executable, Path(__file__).parent, "recovery", "--one", datadir, "--bootstrap", bootstrap]
     command += ["--store", arguments.store, "--partitions", str(arguments.partitions)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603
     if done.returncode:
         raise SystemExit(done.stdout[-3000:] + done.stderr[-3000:])
     result = json.loads(done.stdout.splitlines()[-1])

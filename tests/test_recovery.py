@@ -1,0 +1,185 @@
+"""Recovery on Apache Kafka: what the worker has when it begins is what was committed, whatever became of the log."""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from live import CHANGELOG, PARTITIONS, ROOT
+
+from worker import settings, topics
+from worker.stream.record import PARTITION_KEY, PartitionRecord, attachment_key, pack_row
+
+KEYS = [b"user-%d" % n for n in range(400)]
+NOTE = attachment_key(b"user-1", b"examples")
+RECOVERED = """
+import base64, json, os, sys
+from worker import settings
+from worker.app import create_app, start
+app = create_app(settings.load())
+store, opened = app.row_store, {}
+
+class Watched:
+    def open(self, number, changelog):
+        opened[number] = partition = store.open(number, changelog)
+        recover, recovered = partition.recover, partition.recovered
+        def take(records):
+            read[number] = read.get(number, 0) + len(records)
+            recover(records)
+            if sys.argv[1] == "die" and sum(read.values()) > 1000:
+                os.kill(os.getpid(), 9)
+        def end():
+            recovered()
+            done.add(number)
+            if len(done) == 4:
+                pairs = [(n, key, row) for n, p in opened.items() for key, row in p.rows.items()]
+                rows = [[n, base64.b64encode(key).decode(), base64.b64encode(row).decode()] for n, key, row in pairs]
+                store.close()
+                print(json.dumps({"rows": rows, "read": sum(read.values())}), flush=True)
+                os._exit(0)
+        partition.recover, partition.recovered = take, end
+        return partition
+
+    release, close = store.release, store.close
+
+read, done = {}, set()
+app.row_store = Watched()
+start(app)
+"""
+
+
+class Log:
+    """Writes the changelog as a worker does, and knows what it comes to."""
+
+    def __init__(self, bootstrap):
+        self.rows = [{} for _ in range(PARTITIONS)]
+        self.written = 0
+        self._producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": "log", "log_level": 2})
+        self._producer.init_transactions(30)
+
+    def write(self, rows, *, abort=False):
+        """Write rows of every partition in a transaction; None drops one."""
+        self._producer.begin_transaction()
+        for partition, known in enumerate(self.rows):
+            for key, row in rows.items():
+                self._producer.produce(CHANGELOG, row, key, partition=partition)
+                self.written += 1
+                if abort:
+                    continue
+                if row is None:
+                    known.pop(key, None)
+                else:
+                    known[key] = row
+        self._producer.flush(30)
+        self._producer.abort_transaction(30) if abort else self._producer.commit_transaction(30)
+
+
+def row(text):
+    return pack_row(1, 0, 50, text * 100)
+
+
+def configure(bootstrap, kind, name, values):
+    entries = [ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in values.items()]
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    [future] = admin.incremental_alter_configs([ConfigResource(kind, name, incremental_configs=entries)]).values()
+    future.result()
+
+
+def records_left(bootstrap):
+    """Count what a reader of committed records still finds."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "count",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "log_level": 2,
+        }
+    )
+    consumer.assign([TopicPartition(CHANGELOG, number, 0) for number in range(PARTITIONS)])
+    count, ended = 0, 0
+    while ended < PARTITIONS:
+        message = consumer.poll(10)
+        assert message is not None
+        if message.error():
+            ended += 1
+        else:
+            count += 1
+    consumer.close()
+    return count
+
+
+@pytest.fixture
+def log(fresh_kafka):
+    """A changelog that is compacted within seconds."""
+    config = settings.load(broker=fresh_kafka.bootstrap)
+    topics.create(config)
+    quick = {"segment.ms": "200", "min.cleanable.dirty.ratio": "0.01", "max.compaction.lag.ms": "200"}
+    configure(fresh_kafka.bootstrap, ConfigResource.Type.TOPIC, CHANGELOG, quick)
+    configure(fresh_kafka.bootstrap, ConfigResource.Type.BROKER, "1", {"log.cleaner.backoff.ms": "200"})
+    log = Log(fresh_kafka.bootstrap)
+    for text in (b"a", b"b", b"c"):
+        log.write({key: row(text) for key in KEYS} | {NOTE: b"note"})
+        log.write({key: row(b"aborted") for key in KEYS}, abort=True)
+        time.sleep(0.3)
+    log.write(dict.fromkeys(KEYS[:100]) | {NOTE: None, PARTITION_KEY: PartitionRecord(clock=5).encode()})
+    log.write({KEYS[0]: row(b"again"), KEYS[399]: row(b"last")})
+    log.write({key: row(b"aborted") for key in KEYS}, abort=True)
+    return log
+
+
+def compacted(bootstrap, log):
+    """Wait until the log holds about each key once."""
+    deadline = time.monotonic() + 60
+    while (left := records_left(bootstrap)) > 0.7 * 3 * PARTITIONS * len(KEYS):
+        assert time.monotonic() < deadline, f"{left} of {log.written} records are left"
+        log.write({KEYS[399]: row(b"roll")})  # only a closed segment is compacted
+        time.sleep(0.5)
+
+
+def recovered(bootstrap, datadir, store, mode="live"):
+    values = {
+        "broker": bootstrap, "store": store, "datadir": datadir, "dry_run": True, "web_port": 0,
+        "live_from": "2025-01-01T00:00:00Z", "session_timeout_s": 6,
+    }  # fmt: skip
+    env = os.environ | {f"RECALL_{name.upper()}": str(value) for name, value in values.items()}
+    return subprocess.run(
+        [sys.executable, "-c", RECOVERED, mode], env=env, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def result(done):
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    rows = [{} for _ in range(PARTITIONS)]
+    for number, key, value in said["rows"]:
+        rows[number][base64.b64decode(key)] = base64.b64decode(value)
+    return rows, said["read"]
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(400)
+def test_rows_come_back_from_a_log_with_holes_aborted_records_and_markers_at_its_end(fresh_kafka, log, tmp_path):
+    """As it was written, and after it was compacted; into memory and on disk, and on disk again after a kill."""
+    bootstrap = fresh_kafka.bootstrap
+    rows, _ = result(recovered(bootstrap, tmp_path / "memory", "memory"))
+    assert rows == log.rows
+    compacted(bootstrap, log)
+    log.write({key: row(b"aborted") for key in KEYS}, abort=True)
+    rows, read = result(recovered(bootstrap, tmp_path / "memory", "memory"))
+    assert rows == log.rows
+    assert read < log.written / 2
+    killed = recovered(bootstrap, tmp_path / "disk", "rocksdb", "die")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    rows, _ = result(recovered(bootstrap, tmp_path / "disk", "rocksdb"))
+    assert rows == log.rows
+    log.write({KEYS[5]: row(b"back"), KEYS[6]: None, KEYS[200]: None})
+    rows, read = result(recovered(bootstrap, tmp_path / "disk", "rocksdb"))
+    assert rows == log.rows
+    assert 3 * PARTITIONS <= read < 6 * PARTITIONS, "only the tail was to be read"
