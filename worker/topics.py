@@ -22,6 +22,8 @@ _FINAL: Final = {KafkaError._AUTHENTICATION, KafkaError._SSL}  # noqa: SLF001 - 
 _DENIED: Final = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
 _NOT_THERE: Final = "is not there"
 _NOT_ALLOWED: Final = "not allowed to this user"
+_CHANGELOG_SEGMENT_BYTES: Final = 256 * 1024 * 1024
+"""The open segment is not compacted, and read whole at a recovery."""
 _TOMBSTONES_DAYS: Final = 7
 """Rows on disk can be gone on from for half of it: after that a dropped row might come back."""
 _BROKERS_DEFAULT: Final = -1
@@ -96,6 +98,7 @@ def plan(settings: Settings) -> list[TopicPlan]:
     rows = {
         "cleanup.policy": "compact",
         "segment.ms": str(30 * 60 * 1000),
+        "segment.bytes": str(_CHANGELOG_SEGMENT_BYTES),
         "min.cleanable.dirty.ratio": "0.2",
         "delete.retention.ms": str(_TOMBSTONES_DAYS * _DAY_MS),
         "max.message.bytes": str(CHANGELOG_MESSAGE_BYTES_MAX),
