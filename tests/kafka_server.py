@@ -72,7 +72,7 @@ class KafkaUnavailableError(Exception):
     """No way to a Kafka on this machine; the message names each one and what it lacks."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kafka:
     """A running cluster; `bootstrap` is its `host:port`."""
 
@@ -95,7 +95,7 @@ class Kafka:
         return f"{name}-{uuid.uuid4().hex[:8]}-"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SecuredKafka(Kafka):
     """A cluster that lets nobody do what was not allowed; `bootstrap` is the open way of its operators.
 
@@ -164,7 +164,7 @@ def real_kafka() -> Iterator[Kafka]:
     """Give a cluster from the first source that has one, and stop it at the end if it was started here."""
     if bootstrap := os.environ.get("RECALL_TEST_BOOTSTRAP"):
         _await_answer(bootstrap, lambda _: True, lambda: f"RECALL_TEST_BOOTSTRAP={bootstrap}")
-        yield Kafka(bootstrap, stop=lambda: None)
+        yield Kafka(bootstrap=bootstrap, stop=lambda: None)
         return
     lacking = ["RECALL_TEST_BOOTSTRAP is not set"]
     for start in (_from_docker, _from_maven):
@@ -197,8 +197,8 @@ def secured_kafka() -> Iterator[SecuredKafka]:
         kafka = _from_maven(_security(keys, sasl, tls))
         try:
             yield SecuredKafka(
-                kafka.bootstrap,
-                kafka.stop,
+                bootstrap=kafka.bootstrap,
+                stop=kafka.stop,
                 sasl=f"127.0.0.1:{sasl}",
                 tls=f"127.0.0.1:{tls}",
                 cafile=keys / "ca.pem",
@@ -295,7 +295,7 @@ def _from_docker() -> Kafka:
     except BaseException:
         container.stop()
         raise
-    return Kafka(bootstrap, container.stop)
+    return Kafka(bootstrap=bootstrap, stop=container.stop)
 
 
 def _from_maven(change: Callable[[dict[str, str]], dict[str, str]] = lambda properties: properties) -> Kafka:
@@ -356,7 +356,7 @@ def _from_maven(change: Callable[[dict[str, str]], dict[str, str]] = lambda prop
     except BaseException:
         stop()
         raise
-    return Kafka(bootstrap, stop, restart)
+    return Kafka(bootstrap=bootstrap, stop=stop, restart=restart)
 
 
 def _await_answer(

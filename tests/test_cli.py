@@ -222,7 +222,8 @@ def test_plan_has_every_topic_and_the_times_that_fit_the_clock():
     assert rows.config["cleanup.policy"] == "compact"
     recorded = topics.plan(settings.load(clock="recorded"))
     assert {plan.config["message.timestamp.type"] for plan in recorded} == {"CreateTime"}
-    assert {plan.config.get("retention.ms", "-1") for plan in recorded} == {"-1"}, "old records would go at once"
+    kept = {plan.config.get("retention.ms", "-1") for plan in recorded if plan.name != "recall-probe"}
+    assert kept == {"-1"}, "old records would go at once"
 
 
 @pytest.mark.kafka

@@ -106,7 +106,7 @@ def plan(settings: Settings) -> list[TopicPlan]:
     return [
         *plans,
         TopicPlan(changelog(settings), settings.partitions, {**rows, **stamped}),
-        TopicPlan(probe.topic_of(settings.app_id), 1, {"cleanup.policy": "delete", "retention.ms": str(_HOUR_MS)}),
+        TopicPlan(probe.topic_of(settings.app_id), 1, {"retention.ms": str(_HOUR_MS), **stamped}),
     ]
 
 
