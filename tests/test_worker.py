@@ -178,6 +178,56 @@ def test_workers_that_join_leave_and_die_end_where_the_replay_does(fresh_kafka, 
 
 
 @pytest.mark.kafka
+def test_workers_with_names_are_restarted_in_turn_and_each_time_the_other_goes_on(fresh_kafka, playbook, tmp_path):
+    """One is stopped, then the other is killed: each gets its own partitions back, and nobody takes up any anew."""
+    config = settings.load(
+        broker=fresh_kafka.bootstrap,
+        currency=CURRENCY,
+        timezone=TIMEZONE,
+        playbook=playbook,
+        live_from="2025-02-01T00:00:00Z",
+        horizon_days=14,
+        clock="recorded",
+    )
+    records = list(simulate(users=400, days=120, seed=7))
+    expected = Replayed(config, records)
+    topics.create(config)
+    progress = Progress(fresh_kafka.bootstrap)
+    logs = {name: tmp_path / f"{name}.log" for name in ("a", "b")}
+
+    def named(name):
+        env = environment(config, fresh_kafka.bootstrap, tmp_path / name, instance_id=name, session_timeout_s=20)
+        return worker(env, logs[name])
+
+    def lanes(name):
+        text = logs[name].read_text() if logs[name].exists() else ""
+        lines = [line for line in text.splitlines() if '"lanes acquired"' in line]
+        return [orjson.loads(line[line.index("{") :])["lanes"] for line in lines]
+
+    with named("a") as first, named("b") as second:
+        wait_until(lambda: lanes("a")[-1:] > [[]] and lanes("b")[-1:] > [[]], second, logs["b"])
+        wait_until(lambda: not set(lanes("a")[-1]) & set(lanes("b")[-1]), first, logs["a"])
+        lay_down(fresh_kafka.bootstrap, records, config.shop().days)
+        before = {name: lanes(name) for name in logs}
+        wait_until(lambda: progress.applied() > 0.05 * len(records), second, logs["b"])
+        assert stop(second) == 0
+        with named("b") as second_again:
+            wait_until(lambda: len(lanes("b")) > len(before["b"]), second_again, logs["b"])
+            first.kill()
+            first.wait()
+            assert not progress.passed(expected.clock), "restarted too late to show anything"
+            with named("a") as first_again:
+                wait_until(lambda: progress.passed(expected.clock), first_again, logs["a"])
+                assert stop(first_again) == 0
+            assert stop(second_again) == 0
+    assert {name: lanes(name) for name in logs} == {name: [*each, each[-1]] for name, each in before.items()}
+    progress.close()
+    assert Counter(ids(read(fresh_kafka.bootstrap, "recall"))) == Counter(expected.ids)
+    rows, _ = state(fresh_kafka.bootstrap)
+    assert without_risk(rows) == expected.rows
+
+
+@pytest.mark.kafka
 def test_nobody_gets_a_stale_command_after_two_days_of_outage(fresh_kafka, playbook, tmp_path):
     """One stop, two days of input, start: what was due in between is recorded as stale, not sent.
 

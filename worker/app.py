@@ -108,6 +108,7 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
         session_timeout_s=config.session_timeout_s,
         row_store=RocksStore(config.datadir / "rows") if config.store == "rocksdb" else MemoryStore(),
         find_topic_ids=(lambda: asyncio.to_thread(topics.ids, config)) if transactional else None,
+        instance_id=config.instance_id,
         web_port=config.web_port or 6066,
         web_enabled=config.web_port != 0,
         datadir=str(config.datadir),

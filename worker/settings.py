@@ -36,6 +36,10 @@ NEAR: Final = 0.8
 SourceName = Literal["profiles", "orders", "cart", "clickstream", "feedback"]
 
 
+def _session_timeout_s(settings: dict[str, object]) -> float:
+    return 10.0 if settings.get("instance_id") is None else 45.0
+
+
 class SettingsError(ValueError):
     """Settings that cannot be used; the message names each field, its value and what is allowed."""
 
@@ -76,7 +80,11 @@ class Settings(BaseSettings):
     """Quiet hours and budgets are not there yet: say that commands may leave all the same."""
     commit_interval_ms: Annotated[int, Field(ge=0, le=10_000)] = 25
     tick_s: Annotated[float, Field(gt=0, le=60)] = 5.0
-    session_timeout_s: Annotated[float, Field(ge=1, le=300)] = 10.0
+    instance_id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,100}$")] | None = None
+    """This process's name, the same after a restart and nobody else's, as a StatefulSet's pod has one: then a restart
+    within the session timeout moves no partition."""
+    session_timeout_s: Annotated[float, Field(ge=1, le=300, default_factory=_session_timeout_s)]
+    """After which a process that is not heard of loses its partitions: 10, or 45 where a restart by name has to fit."""
     web_port: Annotated[int, Field(ge=0, le=65535)] = 6066
     datadir: Path = Path("recall-data")
 
@@ -197,7 +205,11 @@ def load(**overrides: object) -> Settings:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         # Not `from error`: its text repeats what was given, a password too.
-        lines = [_line(detail["loc"], detail["input"], detail["msg"]) for detail in error.errors()]
+        lines = [
+            _line(detail["loc"], detail["input"], detail["msg"])
+            for detail in error.errors()
+            if detail["type"] != "default_factory_not_called"  # since another field is wrong
+        ]
     raise SettingsError(_told(lines))
 
 

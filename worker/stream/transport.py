@@ -331,11 +331,13 @@ class StreamApp(faust.App):  # type: ignore[misc]
         session_timeout_s: float,
         row_store: Store,
         find_topic_ids: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
+        instance_id: str | None = None,
         **options: Any,
     ) -> None:
         """Make the app: `partitions` are those of the groups that have rows; the others have one.
 
-        `find_topic_ids` asks the broker for the ids of source topics and changelog; there are brokers that have none.
+        `find_topic_ids` asks the broker for the ids of source topics and changelog; there are brokers that have none. A
+        process with an `instance_id` does not leave when it stops: it has the session timeout to come back.
         """
         internals.check()
         self.row_store = row_store
@@ -347,6 +349,9 @@ class StreamApp(faust.App):  # type: ignore[misc]
         """The broker's ids of source topics and changelog, where it tells them."""
         self.tombstones_ms = 0
         """How long the changelog keeps the marks of dropped rows; 0 where the broker does not tell."""
+        if instance_id is not None:
+            # The broker answers a restart with the assignment of before, which names the process by its URL.
+            options |= {"consumer_group_instance_id": instance_id, "canonical_url": f"http://{instance_id}"}
         super().__init__(
             app_id,
             TableManager=BatchTableManager,
