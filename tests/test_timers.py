@@ -87,3 +87,9 @@ def test_timers_come_up_as_the_rows_say(first, changes, looks):
             pop_due(timers, 0, keys_max=0)
     expected = sorted((next_due(value), key) for key, value in rows.items() if next_due(value) < NEVER)
     assert drain(timers, rows) == expected
+
+
+@given(st.lists(st.integers(0, 50), max_size=40), st.integers(0, 60), st.integers(1, 50))
+def test_those_due_are_counted_and_no_more_than_asked_for(dues, until, at_most):
+    rows = {str(i).encode(): row(due) for i, due in enumerate(dues)}
+    assert Timers(rows).due(until, at_most) == min(at_most, sum(due < until for due in dues))

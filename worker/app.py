@@ -17,6 +17,7 @@ from schemas.topics import CONTROL, MODEL, SOURCE_TOPICS, TRAINING
 from schemas.values import rfc3339
 from worker import bootstrap, settings, topics
 from worker.models import Models
+from worker.monitoring import CustomersCollector
 from worker.stream.committer import CommitSettings
 from worker.stream.lane import Group, Work
 from worker.stream.partition import Partition
@@ -89,10 +90,14 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
             resumed = {"kind": "resumed", "at": rfc3339(work.clock), "wall": rfc3339(wall())}
             yield Output(CONTROL, None, orjson.dumps(resumed), partition=number)
 
+    def unready(work: Work) -> list[str]:
+        assert isinstance(work, Partition)  # opened above
+        return customers.sources_down(work.shared, work.clock)
+
     app = StreamApp(
         config.app_id,
         groups=(
-            Group(PARTITION_LANES, SOURCE_TOPICS, open_partition, greet, has_rows=True, first=CONTROL),
+            Group(PARTITION_LANES, SOURCE_TOPICS, open_partition, greet, has_rows=True, first=CONTROL, unready=unready),
             Group("trainer", (TRAINING,), open_trainer, lambda _number, _work: (), has_rows=False),
         ),
         partitions=config.partitions,
@@ -108,11 +113,13 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
         session_timeout_s=config.session_timeout_s,
         row_store=RocksStore(config.datadir / "rows") if config.store == "rocksdb" else MemoryStore(),
         find_topic_ids=(lambda: asyncio.to_thread(topics.ids, config)) if transactional else None,
+        stuck_s=config.stuck_s,
         instance_id=config.instance_id,
         web_port=config.web_port or 6066,
         web_enabled=config.web_port != 0,
         datadir=str(config.datadir),
     )
+    app.metrics.registry.register(CustomersCollector(app.lanes))
     app.on_before_shutdown.connect(models.on_shutdown)
     if config.clock == "wall":
         _write_ticks(app, config.tick_s, wall)

@@ -120,7 +120,6 @@ def _run(show: Show, console: Console) -> int:
             "mode": "plain",
             "clock": "recorded",
             "accept_missing_guards": True,
-            "session_timeout_s": 2.0,
             "web_port": 0,
             "datadir": str(Path(folder, "data")),
         }

@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     within the session timeout moves no partition."""
     session_timeout_s: Annotated[float, Field(ge=1, le=300, default_factory=_session_timeout_s)]
     """After which a process that is not heard of loses its partitions: 10, or 45 where a restart by name has to fit."""
+    stuck_s: Annotated[float, Field(gt=60)] = 120.0
+    """After which a process with work to do that does not move ends itself. Longer than a healthy one ever takes: the
+    session timeout, a commit's deadline (30 s), an idle partition's pause between commits (60 s)."""
     web_port: Annotated[int, Field(ge=0, le=65535)] = 6066
     datadir: Path = Path("recall-data")
 
@@ -116,6 +119,14 @@ class Settings(BaseSettings):
                 "tell neither whether another one wrote since nor whether the changelog is still the same"
             )
         return store
+
+    @field_validator("stuck_s")
+    @classmethod
+    def _longer_than_a_session(cls, stuck_s: float, info: ValidationInfo) -> float:
+        session_s = info.data.get("session_timeout_s")
+        if session_s is not None and stuck_s <= session_s:
+            raise ValueError(f"allowed is more than the session timeout, {session_s:g} s")
+        return stuck_s
 
     @field_validator("timezone")
     @classmethod

@@ -34,6 +34,9 @@ class TrainerWork:
     def expect(self, topic: str, *, more: bool) -> None:
         """Nothing to wait for: there is one topic."""
 
+    def vitals(self) -> None:
+        """Nothing to show: no clock, no rows."""
+
     def claim(self, partitions: Mapping[str, int], topic_ids: Mapping[str, str]) -> None:
         """Nothing to refuse: no state but what the topics hold."""
 

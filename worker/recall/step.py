@@ -255,6 +255,17 @@ class Customers:
         began = value.silence_begins(state, self._in_force(shared).rules)
         return self._moved(state, shared, tiers.silence(state.standing, began), context)
 
+    def sources_down(self, shared: Shared, at: int) -> list[str]:
+        """Say which required sources give no sign of life at a time."""
+        down = []
+        for name in self.shop.require_heartbeat:
+            source = shared.sources.get(name)
+            if source is None:
+                down.append(f"no heartbeat yet from {name}")
+            elif at - source.at > self.shop.stall_ms:
+                down.append(f"no heartbeat from {name} for {(at - source.at) // 1000} s")
+        return down
+
     def _sources_live(self, shared: Shared, at: int) -> bool:
         for name in self.shop.require_heartbeat:
             source = shared.sources.get(name)

@@ -28,6 +28,9 @@ SOURCES: Final = {
     "faust.app.base:App._new_transport": "42db531312dd776f",
     "faust.app.base:App._stop_consumer": "55854a5de12c3f52",
     "faust.app.base:App.on_first_start": "ec655d9c223403cc",
+    "faust.app.base:App.on_start": "480d70c6c72d042d",
+    "faust.app.base:App.on_webserver_init": "74ea16edc3fd9eb8",
+    "faust.app.base:BootStrategy.server": "97e47ea1dec34b55",
     "faust.tables.base:Collection._new_store_by_url": "343a8125107d3f69",
     "faust.tables.manager:TableManager.recovery": "f0bf5de78b4c3d23",
     "faust.tables.recovery:Recovery._build_highwaters": "91b4cc0d3724ae7b",
@@ -61,6 +64,7 @@ SOURCES: Final = {
     "aiokafka.producer.sender:AddPartitionsToTxnHandler": "112129b2ac04fe8e",
     "aiokafka.producer.sender:Sender": "46ef144176b79ef8",
     "aiokafka.producer.transaction_manager:TransactionManager": "d0932794d69a6780",
+    "mode.services:ServiceCallbacks.on_shutdown": "c00b1dbba64a95c2",
 }
 """`module:object` to the first sixteen hex digits of the SHA-256 of its source."""
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from worker.stream.committer import Committer
     from worker.stream.entries import SourceRecord
     from worker.stream.exits import Die
-    from worker.stream.partition import Unit
+    from worker.stream.partition import Unit, Vitals
     from worker.stream.processor import Output
 
 log = structlog.get_logger("recall.stream")
@@ -35,6 +35,9 @@ class Work(Protocol):
     def expect(self, topic: str, *, more: bool) -> None: ...
     def advance(self) -> Unit | None: ...
 
+    def vitals(self) -> Vitals | None:
+        """Return what there is to watch."""
+
     def claim(self, partitions: Mapping[str, int], topic_ids: Mapping[str, str]) -> None:
         """Refuse to go on from a state that belongs to another cluster or layout."""
 
@@ -46,7 +49,8 @@ class Group(NamedTuple):
     """Co-partitioned topics, and how a partition of them is worked off.
 
     `open` gets the partition's number and its rows; `greet` returns what is written before its first record is merged.
-    Nothing is merged before all that `first` held at the start has been fed.
+    Nothing is merged before all that `first` held at the start has been fed. `unready` says, in words, what speaks
+    against calling the work ready; it is also called from another thread.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Group(NamedTuple):
     greet: Callable[[int, Work], Iterable[Output]]
     has_rows: bool
     first: str | None = None
+    unready: Callable[[Work], Iterable[str]] = lambda _work: ()
 
 
 class Lane:
@@ -71,6 +76,8 @@ class Lane:
         self.work: Work | None = None
         self.ends: dict[str, int] = {}
         """By topic, the end at the start, where that was not fetched yet."""
+        self.busy = False
+        """Whether its task is at work; it may be waiting for a commit."""
         self._die = die
         self._inbox: deque[tuple[str, Sequence[SourceRecord]]] = deque()
         self._waiting: Counter[str] = Counter()
@@ -111,7 +118,11 @@ class Lane:
             return False
         if self._first_unread and topic == self.group.first:
             return True
-        return self._waiting[topic] + self.work.buffered(topic) < records_max
+        return self.backlog(topic) < records_max
+
+    def backlog(self, topic: str) -> int:
+        """Return how many records of the topic were handed over and not worked off."""
+        return self._waiting[topic] + (0 if self.work is None else self.work.buffered(topic))
 
     async def close(self) -> None:
         """Finish the unit in hand and commit; what is buffered is read again by whoever has the lane next."""
@@ -134,7 +145,9 @@ class Lane:
             while not self._closing:
                 await self._wake.wait()
                 self._wake.clear()
+                self.busy = True
                 await self._work_off()
+                self.busy = False
         except Exception as error:  # noqa: BLE001 - a crash that goes through Faust would commit first
             self._die(EXIT_WORK_FAILED, "work failed", lane=self.group.name, error=repr(error), exc_info=True)
 

@@ -53,6 +53,15 @@ class Unit(NamedTuple):
         return not self.rows and not self.outputs
 
 
+class Vitals(NamedTuple):
+    """What a partition shows to those who watch it, also from another thread: nothing is decoded or copied for it."""
+
+    clock: int
+    rows: Mapping[bytes, bytes]
+    counts: Mapping[str, int]
+    timers: Timers
+
+
 class Layout(NamedTuple):
     """Where a partition stands; `topics` in merge order."""
 
@@ -169,6 +178,9 @@ class Partition(Generic[S, H]):
     @property
     def shared(self) -> H:
         return self._shared
+
+    def vitals(self) -> Vitals:
+        return Vitals(self.record.clock, self.rows, self.record.counts, self._timers)
 
     def expect(self, topic: str, *, more: bool) -> None:
         """Say whether records of the topic are known to be there that were not fed yet; the merge waits for them."""

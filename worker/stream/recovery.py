@@ -7,6 +7,7 @@ comes first), the seek, the record-by-record loop and the start.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from faust.tables.manager import TableManager
@@ -14,6 +15,7 @@ from faust.tables.recovery import Recovery
 from mode import Service
 
 from worker.stream.exits import EXIT_REFUSED, EXIT_STORE_FAILED, die
+from worker.stream.health import RecoveryState
 from worker.stream.stores import Changelog, StoreError
 
 if TYPE_CHECKING:
@@ -29,8 +31,21 @@ class BatchRecovery(Recovery):  # type: ignore[misc]
     """Changelog batches are applied by the fetch loop itself."""
 
     _reading = False
+    _records = 0
+    """That this recovery has taken."""
+
+    def progress(self) -> RecoveryState:
+        """Return how far the recovery is, or the last one was; from any thread."""
+        offsets = self.active_offsets
+        remaining = 0
+        for tp, last in list(self.active_highwaters.items()):
+            seen = offsets.get(tp)
+            remaining += max(0, last - (-1 if seen is None else seen))
+        began, ended = self._recovery_started_at, monotonic() if self.in_recovery else self._recovery_ended_at
+        return RecoveryState(self._records, remaining, 0.0 if began is None or ended is None else ended - began)
 
     def _set_recovery_started(self) -> None:
+        self._records = 0
         super()._set_recovery_started()
         self.signal_recovery_end.clear()
 
@@ -75,6 +90,7 @@ class BatchRecovery(Recovery):  # type: ignore[misc]
             with ending_in_failure():
                 self.tp_to_table[tp].data.recover(tp.partition, records)
             offsets[tp] = records[-1].offset
+            self._records += len(records)
 
     def check_ended(self, consumer: Any) -> None:
         """End by position, not by the last record: the log may end in markers or in what was aborted."""

@@ -20,7 +20,7 @@ from worker.stream.record import PARTITION_KEY
 
 if TYPE_CHECKING:
     from asyncio import Future
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from worker.stream.committer import CommitSettings, Gathered, Strategy
     from worker.stream.processor import Output
@@ -82,9 +82,20 @@ class Plain:
 
     tells_group = False
 
-    def __init__(self, producer: Producer, number: int, changelog: str | None, settings: CommitSettings) -> None:
-        """Take an idempotent producer."""
+    def __init__(
+        self,
+        producer: Producer,
+        number: int,
+        changelog: str | None,
+        settings: CommitSettings,
+        check_stall: Callable[[], None],
+    ) -> None:
+        """Take an idempotent producer.
+
+        `check_stall` ends the process where it stood still for so long that another one may have the lane.
+        """
         self.row_bytes_max = settings.batch_bytes_max
+        self._check_stall = check_stall
         self._producer = producer
         self._number = number
         self._changelog = changelog
@@ -92,20 +103,24 @@ class Plain:
 
     async def commit(self, gathered: Gathered) -> int | None:
         producer = self._producer
+        self._check_stall()
         for output in [await send(producer, output) for output in gathered.outputs]:
             await output
         if self._changelog is None:
             return None
+        self._check_stall()
         [batch] = batches_of(producer, gathered, self.row_bytes_max)
         return last_offset(await (await producer.send_batch(batch, self._changelog, partition=self._number)), batch)
 
 
-def choose(settings: CommitSettings, name: str, number: int, changelog: str | None) -> Strategy:
+def choose(
+    settings: CommitSettings, name: str, number: int, changelog: str | None, check_stall: Callable[[], None]
+) -> Strategy:
     """Return the strategy that the settings name, for a lane."""
     if settings.transactional:
         producer = LaneProducer(settings, f"{settings.group}-{name}-{number}")
         return Transactional(producer, number, changelog, settings)
-    return Plain(LaneProducer(settings, None), number, changelog, settings)
+    return Plain(LaneProducer(settings, None), number, changelog, settings, check_stall)
 
 
 async def send(producer: Producer, output: Output) -> Future[Any]:

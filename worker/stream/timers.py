@@ -28,6 +28,17 @@ class Timers:
     def __len__(self) -> int:
         return len(self._heap)
 
+    def due(self, until: int, at_most: int) -> int:
+        """Return how many entries are due before `until`, or `at_most` where there are more; sees only those."""
+        heap = self._heap
+        found, branches = 0, [0]
+        while branches and found < at_most:
+            i = branches.pop()
+            if i < len(heap) and heap[i][0] < until:
+                found += 1
+                branches += (2 * i + 1, 2 * i + 2)
+        return found
+
     def set(self, due: int, key: bytes) -> None:
         """Note that `key` wants to be woken at `due`."""
         heapq.heappush(self._heap, (due, key))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import faust
@@ -26,9 +27,11 @@ from worker.stream.committer import Commit, CommitSettings, Committer
 from worker.stream.exits import EXIT_REFUSED, die
 from worker.stream.internals import RefusedError
 from worker.stream.lane import Lane, Lanes
+from worker.stream.metrics import Metrics, StreamCollector
 from worker.stream.recovery import BatchTableManager
 from worker.stream.store import TableStore
 from worker.stream.strategies import choose
+from worker.stream.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -74,6 +77,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._expected: dict[TP, int] = {}
         self._room = asyncio.Event()
+        self.turns = 0
+        """Of the fetch loop."""
 
     def taken(self, message: BatchMessage) -> None:
         """Note that a lane has taken an item."""
@@ -119,10 +124,14 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     def position_now(self, tp: TP) -> int | None:
         """Return the position, read across threads; None where it is not known."""
-        assignment = self._thread._consumer._subscription.subscription.assignment  # noqa: SLF001 - aiokafka has no other
-        state = assignment._tp_state.get(tp)  # noqa: SLF001
-        position: int | None = None if state is None else state._position  # noqa: SLF001
-        return position
+        return self.place_now(tp)[0]
+
+    def place_now(self, tp: TP) -> tuple[int | None, int | None]:
+        """Return the position and the end that the last fetch told, read across threads; None for what is not known."""
+        subscription = self._thread._consumer._subscription.subscription  # noqa: SLF001 - aiokafka has no other way
+        assignment = None if subscription is None else subscription.assignment
+        state = None if assignment is None else assignment._tp_state.get(tp)  # noqa: SLF001
+        return (None, None) if state is None else (state._position, state.lso)  # noqa: SLF001
 
     def fetch_at_once(self, bytes_max: int) -> None:
         """Set how much of one partition the next fetches ask for."""
@@ -135,6 +144,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         try:
             while not (self._stopped.is_set() or fetcher._stopped.is_set()):  # noqa: SLF001 - as Faust's own loop
                 await asyncio.sleep(0)
+                self.turns += 1
                 if len(self._unacked_messages) >= ITEMS_MAX:
                     await self._wait_for_room()
                     continue
@@ -329,6 +339,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
         partitions: int,
         commit_settings: CommitSettings,
         session_timeout_s: float,
+        stuck_s: float,
         row_store: Store,
         find_topic_ids: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
         instance_id: str | None = None,
@@ -337,7 +348,8 @@ class StreamApp(faust.App):  # type: ignore[misc]
         """Make the app: `partitions` are those of the groups that have rows; the others have one.
 
         `find_topic_ids` asks the broker for the ids of source topics and changelog; there are brokers that have none. A
-        process with an `instance_id` does not leave when it stops: it has the session timeout to come back.
+        process with an `instance_id` does not leave when it stops: it has the session timeout to come back. One that
+        has stood still for `stuck_s` with work to do ends itself.
         """
         internals.check()
         self.row_store = row_store
@@ -367,10 +379,15 @@ class StreamApp(faust.App):  # type: ignore[misc]
             broker_heartbeat_interval=min(3.0, session_timeout_s / 4),
             broker_request_timeout=max(40.0, session_timeout_s + 5),
             consumer_auto_offset_reset="earliest",
+            web_tables_enabled=False,  # would show rows to whoever asks
+            web_router_enabled=False,
             **options,
         )
         self.rows = self.Table("rows", key_type=bytes, value_type=bytes, partitions=partitions)
         self.lanes = Lanes(self.groups, self._make_lane, commit_settings.stop_s, die=die)
+        self.metrics = Metrics(group.name for group in self.groups)
+        self.watch = Watch(self, stuck_s, None if commit_settings.transactional else session_timeout_s / 2)
+        self.metrics.registry.register(StreamCollector(self.watch, self.lanes))
         for group in self.groups:
             self.agent(self.topic(*group.topics, key_type=bytes, value_type=bytes), name=group.name)(self._hand_over)
 
@@ -388,6 +405,18 @@ class StreamApp(faust.App):  # type: ignore[misc]
         if self._find_topic_ids is not None:
             self.topic_ids = await self._find_topic_ids()
 
+    async def on_start(self) -> None:
+        await super().on_start()
+        self.watch.start()
+
+    async def on_shutdown(self) -> None:
+        await super().on_shutdown()
+        self.watch.stop()
+
+    def on_webserver_init(self, web: Any) -> None:
+        """Add the pages; Faust's web server is up before the consumer is, so also during recovery."""
+        self.watch.add_pages(web.web_app)
+
     async def _hand_over(self, stream: Any) -> None:
         stream.enable_acks = False
         async for event in stream.events():
@@ -400,8 +429,9 @@ class StreamApp(faust.App):  # type: ignore[misc]
 
     def _make_lane(self, group: Group, number: int) -> Lane:
         settings = self.commit_settings
-        strategy = choose(settings, group.name, number, self.rows.changelog_topic_name if group.has_rows else None)
-        committer = Committer(group.name, number, settings, strategy, self.committed, die=die)
+        changelog = self.rows.changelog_topic_name if group.has_rows else None
+        strategy = choose(settings, group.name, number, changelog, self.watch.check_stall)
+        committer = Committer(group.name, number, settings, strategy, partial(self.committed, group.name), die=die)
         return Lane(group, number, committer, die=die)
 
     async def _stop_consumer(self) -> None:
@@ -448,7 +478,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
             output.topic, output.key, output.value, output.partition, None, dict(output.headers) or None
         )
 
-    async def committed(self, commit: Commit) -> None:
+    async def committed(self, group: str, commit: Commit) -> None:
         """Tell Faust's recovery and monitors what a lane has committed."""
         offsets = {TP(topic, commit.partition): offset for topic, offset in commit.offsets.items()}
         if commit.changelog_offset is not None:
@@ -459,6 +489,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
             await self.consumer._commit(offsets)  # noqa: SLF001 - for those who watch the lag, as the feeder does
         self.consumer._committed_offset.update(offsets)  # noqa: SLF001
         self.monitor.on_tp_commit(offsets)
+        self.metrics.committed(group, commit)
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self)

@@ -1,0 +1,274 @@
+"""A live worker tells how it is, and ends itself where it must; faults are scripted in the child."""
+
+import contextlib
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import orjson
+import pytest
+from confluent_kafka import Producer
+from live import EVERY_TOPIC, PARTITIONS, ROOT, environment, lay_down, stop, wait_until
+from prometheus_client.parser import text_string_to_metric_families
+
+from worker import settings, topics
+from worker.simulate import CURRENCY, TIMEZONE, simulate
+from worker.stream.exits import EXIT_STALLED, EXIT_STUCK
+
+DOCUMENT = ROOT / "docs" / "metrics.md"
+START = """
+from worker import app, settings
+worker = app.create_app(settings.load())
+{script}
+app.start(worker)
+"""
+RECOVERY_HELD = """
+from pathlib import Path
+from worker.stream.recovery import BatchRecovery
+check_ended = BatchRecovery.check_ended
+BatchRecovery.check_ended = lambda self, consumer: Path({flag!r}).exists() and check_ended(self, consumer)
+"""
+LANE_HANGS_IN_ITS_LOOP = """
+import asyncio
+from worker.stream.committer import Committer
+async def hang(self, unit):
+    worker.watch.watchdog.stuck_s = 2
+    await asyncio.Event().wait()
+Committer.add = hang
+"""
+LANE_HANGS_WITH_THE_LOOP = """
+import time
+from worker.stream.partition import Partition
+advance = Partition.advance
+def hang(self):
+    if self._merge.head() is not None:
+        worker.watch.watchdog.stuck_s = 2
+    while self._merge.head() is not None:
+        time.sleep(0.01)
+    return advance(self)
+Partition.advance = hang
+"""
+LANES_ARE_SLOW_TO_COME = """
+import asyncio
+from worker.stream.lane import Lanes
+acquire = Lanes.acquire
+async def slow(self, assignment):
+    await asyncio.sleep(2)
+    await acquire(self, assignment)
+Lanes.acquire = slow
+"""
+LAST_COMMITS_ARE_SLOW = """
+import asyncio
+from worker.stream.lane import Lanes
+close = Lanes.close
+async def slow(self):
+    await asyncio.sleep(2)
+    await close(self)
+Lanes.close = slow
+"""
+
+
+class Worker:
+    """A worker of a script of its own, and its pages."""
+
+    def __init__(self, process, port):
+        self.process = process
+        self._port = port
+
+    def get(self, page):
+        """Return status and body; status 0 while nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{page}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            return 0, "{}"
+
+    def status(self, page):
+        return self.get(page)[0]
+
+    def reasons(self):
+        """Why it is not ready."""
+        return json.loads(self.get("/ready")[1]).get("reasons", [])
+
+
+class Bench:
+    """A broker with a small history, and workers on it."""
+
+    def __init__(self, address, folder):
+        self.log = folder / "log"
+        self._folder = folder
+        self._broker = address
+        self.config = settings.load(
+            broker=address, currency=CURRENCY, timezone=TIMEZONE, live_from="2025-02-01T00:00:00Z", horizon_days=14
+        )
+
+    def feed(self):
+        """Lay down the history; return the ids of the users in it."""
+        records = list(simulate(users=20, days=60, seed=3))
+        lay_down(self._broker, records, self.config.shop().days)
+        return {record.key.decode() for record in records}
+
+    def heartbeat(self, at):
+        """Have the orders' source give a sign of life on every partition."""
+        producer = Producer({"bootstrap.servers": self._broker, "log_level": 2})
+        for number in range(PARTITIONS):
+            value = orjson.dumps({"kind": "heartbeat", "source": "orders", "at": at})
+            producer.produce("control", value, partition=number)
+        assert producer.flush(10) == 0
+
+    @contextlib.contextmanager
+    def worker(self, script="", **extra):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        extra = {"mode": "plain", "session_timeout_s": 6, "web_port": port} | extra
+        env = environment(self.config, self._broker, self._folder, **extra)
+        with self.log.open("ab") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-c", START.format(script=script)],
+                env=env,
+                cwd=ROOT,
+                stdout=out,
+                stderr=out,
+            )
+            try:
+                yield Worker(process, port)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+
+    def wait(self, condition, worker, timeout_s=60):
+        wait_until(condition, worker.process, self.log, timeout_s)
+
+
+@pytest.fixture
+def bench(embedded, tmp_path):
+    for name, partitions in EVERY_TOPIC.items():
+        embedded.create_topic(name, partitions)
+    return Bench(embedded.address, tmp_path)
+
+
+def test_a_worker_is_ready_when_it_has_its_rows_and_not_while_it_stops(bench, tmp_path):
+    """It answers in recovery too, and tells how far that is; of users it says nothing."""
+    users = bench.feed()
+    flag = tmp_path / "go on"
+    with bench.worker() as worker:
+        bench.wait(lambda: worker.status("/ready") == 200, worker)
+        bench.wait(lambda: lag(worker) == 0 and "stream_dead_letters_total" in worker.get("/metrics")[1], worker)
+        assert worker.status("/live") == 200
+        pages = "".join(worker.get(page)[1] for page in ("/live", "/ready", "/metrics"))
+        assert not [user for user in users if user in pages]
+        assert worker.status("/table/") == worker.status("/router/") == 404, "rows are nobody's business"
+        assert stop(worker.process) == 0
+    with bench.worker(RECOVERY_HELD.format(flag=str(flag)) + LAST_COMMITS_ARE_SLOW) as worker:
+        bench.wait(lambda: re.match(r"recovering: [1-9]\d* changelog records", (worker.reasons() or [""])[0]), worker)
+        assert worker.status("/ready") == 503
+        assert worker.status("/live") == 200
+        flag.touch()
+        bench.wait(lambda: worker.status("/ready") == 200, worker)
+        worker.process.send_signal(signal.SIGTERM)
+        bench.wait(lambda: worker.reasons() == ["stopping"], worker)
+        assert worker.status("/ready") == 503
+        assert worker.process.wait(30) == 0
+
+
+@pytest.mark.kafka
+def test_a_worker_is_not_ready_while_another_one_joins(fresh_kafka, tmp_path):
+    bench = Bench(fresh_kafka.bootstrap, tmp_path)
+    topics.create(bench.config)
+    bench.feed()
+    with bench.worker(LANES_ARE_SLOW_TO_COME, mode="transactional") as first:
+        bench.wait(lambda: first.status("/ready") == 200, first)
+        with bench.worker(mode="transactional") as second:
+            bench.wait(lambda: first.status("/ready") == 503, first)
+            assert first.reasons()[0].startswith(("rebalancing", "recovering"))
+            assert first.status("/live") == 200
+            bench.wait(lambda: first.status("/ready") == second.status("/ready") == 200, second)
+            partitions = [
+                (lane["lane"], lane["partition"])
+                for worker in (first, second)
+                for lane in json.loads(worker.get("/ready")[1])["lanes"]
+            ]
+            assert sorted(partitions) == [*(("partition", n) for n in range(PARTITIONS)), ("trainer", 0)]
+            assert stop(second.process) == 0
+        assert stop(first.process) == 0
+
+
+def lag(worker):
+    """Return the sum over topics and partitions."""
+    families = text_string_to_metric_families(worker.get("/metrics")[1])
+    return sum(sample.value for family in families for sample in family.samples if sample.name == "stream_lag_records")
+
+
+@pytest.mark.parametrize(
+    ("script", "named"),
+    [(LANE_HANGS_IN_ITS_LOOP, "partition "), (LANE_HANGS_WITH_THE_LOOP, "the fetch loop")],
+    ids=["waits", "spins"],
+)
+def test_a_lane_that_hangs_ends_the_process(bench, script, named):
+    bench.feed()
+    with bench.worker(script) as worker:
+        assert worker.process.wait(60) == EXIT_STUCK
+    [line] = [line for line in bench.log.read_text().splitlines() if '"stuck"' in line]
+    assert any(reason.startswith(named) for reason in orjson.loads(line)["reasons"])
+
+
+def test_a_process_that_was_stopped_for_long_does_not_commit_in_plain_mode(bench):
+    bench.feed()
+    with bench.worker() as worker:
+        bench.wait(lambda: worker.status("/ready") == 200, worker)
+        worker.process.send_signal(signal.SIGSTOP)
+        time.sleep(3.5)
+        worker.process.send_signal(signal.SIGCONT)
+        assert worker.process.wait(10) == EXIT_STALLED
+    assert "stood still" in bench.log.read_text()
+
+
+def documented():
+    """Return the metrics of the document: name to type and labels."""
+    row = re.compile(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", re.MULTILINE)
+    return {
+        name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in row.findall(DOCUMENT.read_text())
+    }
+
+
+def test_a_source_is_missed_until_its_heartbeat_and_the_list_of_metrics_is_what_is_exported(bench):
+    """All metrics, with their types and labels; the process's own are prometheus-client's."""
+    bench.feed()
+    with bench.worker(require_heartbeat="orders") as worker:
+        bench.wait(lambda: "partition 3: no heartbeat yet from orders" in worker.reasons(), worker)
+        assert worker.status("/ready") == 503
+        assert worker.status("/live") == 200
+        bench.heartbeat("2025-04-01T00:00:00Z")
+        bench.wait(lambda: worker.status("/ready") == 200 and lag(worker) == 0, worker)
+        text = worker.get("/metrics")[1]
+        assert stop(worker.process) == 0
+    exported = {}
+    for family in text_string_to_metric_families(text):
+        if not family.name.endswith("_created") and family.name.startswith(("stream_", "recall_")):
+            labels = set().union(*(sample.labels for sample in family.samples)) - {"le"}
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            exported[name] = (family.type, labels)
+    listed = documented()
+    assert exported.keys() == listed.keys()
+    seldom = {"recall_episodes_ended_total", "recall_feedback_total"}  # no sample, so no labels, in a small history
+    for name in exported.keys() - seldom:
+        assert exported[name] == listed[name], name
+
+
+def test_the_alerts_use_metrics_that_there_are():
+    """Each rule of the document, by the names in its expression."""
+    names = documented().keys()
+    rules = DOCUMENT.read_text().split("```yaml")[1].split("```")[0]
+    used = set(re.findall(r"\b(?:stream|recall)_\w+", "".join(re.findall(r"expr: (.*)", rules))))
+    assert used
+    assert {re.sub(r"_(bucket|count|sum)$", "", name) for name in used} <= set(names)
