@@ -18,6 +18,7 @@ from worker.stream.lane import Group, Lane, Lanes
 from worker.stream.partition import Unit
 from worker.stream.processor import Output
 from worker.stream.producer import MARKERS_BACKOFF_S, LaneProducer
+from worker.stream.record import PARTITION_KEY
 from worker.stream.strategies import batches_of
 
 SETTINGS = CommitSettings(
@@ -151,7 +152,8 @@ def test_a_commit_tells_what_it_made_durable_and_what_it_took():
         await bench.committer.drain()
         [commit] = bench.durable
         assert (commit.partition, commit.offsets, commit.changelog_offset) == (3, {"source": 7}, 1)
-        assert (commit.rows, commit.records, commit.outputs) == ({b"a": b"x"}, 4, 1)
+        rows = {b"a": b"x", PARTITION_KEY: b"record"}
+        assert (commit.rows, commit.records, commit.outputs) == (rows, 4, 1)
         assert commit.bytes > len(b"axrecordkeyvalue")
         assert commit.duration_s == pytest.approx(0.2)
 
