@@ -1,5 +1,6 @@
 """Recovery on Apache Kafka: what the worker has when it begins is what was committed, whatever became of the log."""
 
+import asyncio
 import base64
 import json
 import os
@@ -7,14 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from faust.types import TP
 from live import CHANGELOG, PARTITIONS, ROOT
 
 from worker import settings, topics
 from worker.stream.record import PARTITION_KEY, PartitionRecord, attachment_key, pack_row
+from worker.stream.recovery import BatchRecovery
+from worker.stream.transport import BatchConsumer
 
 KEYS = [b"user-%d" % n for n in range(400)]
 NOTE = attachment_key(b"user-1", b"examples")
@@ -183,3 +188,41 @@ def test_rows_come_back_from_a_log_with_holes_aborted_records_and_markers_at_its
     rows, read = result(recovered(bootstrap, tmp_path / "disk", "rocksdb"))
     assert rows == log.rows
     assert 3 * PARTITIONS <= read < 6 * PARTITIONS, "only the tail was to be read"
+
+
+CHANGELOG_TP = TP(CHANGELOG, 0)
+
+
+def half_read():
+    """Give the recovery of ten records, of which five were applied."""
+    recovery = BatchRecovery(SimpleNamespace(conf=SimpleNamespace(stream_recovery_delay=0)), SimpleNamespace())
+    recovery.in_recovery = recovery._reading = True
+    recovery.active_tps.add(CHANGELOG_TP)
+    recovery.active_offsets[CHANGELOG_TP] = 4
+    recovery.active_highwaters[CHANGELOG_TP] = 9
+    return recovery
+
+
+@pytest.mark.parametrize("happens", [{"flow_active": False}, {"should_stop": True}], ids=["rebalance", "stop"])
+def test_what_was_fetched_and_not_applied_does_not_count_as_recovered(happens):
+    """The consumer's position is past it, but a rebalance or a stop came in between."""
+    recovery = half_read()
+
+    async def getmany(**_):
+        vars(consumer).update(happens)
+        return {CHANGELOG_TP: ["record"]}
+
+    tables = SimpleNamespace(recovery=recovery)
+    consumer = SimpleNamespace(
+        app=SimpleNamespace(rebalancing=True, consumer_generation_id=1, tables=tables),
+        flow_active=True,
+        should_stop=False,
+        position_now=lambda _: 10,
+        _get_active_partitions=lambda: {CHANGELOG_TP},
+        _wanted=lambda _, rebalancing: rebalancing,
+        _getmany=getmany,
+    )
+    assert asyncio.run(BatchConsumer._fetch(consumer)) == {}
+    recovery.check_ended(consumer)
+    assert recovery.in_recovery
+    assert recovery.active_offsets[CHANGELOG_TP] == 4

@@ -92,6 +92,10 @@ class BatchRecovery(Recovery):  # type: ignore[misc]
             offsets[tp] = records[-1].offset
             self._records += len(records)
 
+    def leave_out(self) -> None:
+        """Note that something was fetched and not applied: positions say nothing before the next seek."""
+        self._reading = False
+
     def check_ended(self, consumer: Any) -> None:
         """End by position, not by the last record: the log may end in markers or in what was aborted."""
         if not self.in_recovery or not self._reading:

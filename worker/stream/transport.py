@@ -177,9 +177,13 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             await asyncio.sleep(0.05)
             return {}
         fetched = await self._getmany(active_partitions=frozenset(active), timeout=0.1 if rebalancing else 0.5)
-        if not fetched or self.should_stop:
+        if not fetched:
+            return {}
+        if self.should_stop:
+            app.tables.recovery.leave_out()
             return {}
         if not self.flow_active or app.consumer_generation_id != generation or app.rebalancing != rebalancing:
+            app.tables.recovery.leave_out()
             if not app.rebalancing:  # else recovery's end seeks
                 await self.seek_wait({tp: offset for tp, offset in self._expected.items() if tp in self.assignment()})
             return {}
