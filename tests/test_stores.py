@@ -125,9 +125,10 @@ def test_timers_attachments_and_the_partition_record_are_found_in_it(store):
     partition.recover([Record(0, b"anna", row), Record(1, NOTEBOOK, b"note"), Record(2, PARTITION_KEY, b"record")])
     partition.rows[b"bert"] = pack_row(1, 0, 40, b"")
     partition.rows[b"carl"] = pack_row(1, 0, NEVER, b"")
-    timers = Timers(partition.rows)
+    timers, due = Timers(partition.rows), {}
     assert len(timers) == 2
-    assert timers.first() == (40, b"bert")
+    assert timers.pop_due(51, due, keys_max=9, looks_max=9) is None
+    assert list(due) == [b"bert", b"anna"]
     assert partition.rows[NOTEBOOK] == b"note"
     assert partition.rows[PARTITION_KEY] == b"record"
 
