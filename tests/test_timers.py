@@ -27,7 +27,7 @@ def drain(timers, rows):
 def pop_due(timers, horizon, *, keys_max=9, looks_max=99):
     keys = {}
     edge = timers.pop_due(horizon, keys, keys_max=keys_max, looks_max=looks_max)
-    return set(keys), edge
+    return list(keys), edge
 
 
 def test_it_begins_from_the_headers_of_the_rows():
@@ -49,7 +49,7 @@ def test_a_postponed_timer_costs_nothing_until_its_old_time():
     timers = Timers(rows)
     rows[b"a"] = row(9)
     assert len(timers) == 2
-    assert pop_due(timers, 7) == ({b"b"}, None)
+    assert pop_due(timers, 7) == ([b"b"], None)
     assert drain(timers, rows) == [(9, b"a")]
 
 
@@ -57,7 +57,7 @@ def test_a_timer_that_no_longer_is_does_not_come_up():
     rows = {b"a": row(5)}
     timers = Timers(rows)
     rows[b"a"] = row(NEVER)
-    assert pop_due(timers, 6) == (set(), None)
+    assert pop_due(timers, 6) == ([], None)
     assert len(timers) == 0
 
 

@@ -464,7 +464,9 @@ class Driver:
         self.units += 1
         assert self.units < 20_000, "the partition does not come to an end"
         assert unit.records <= self.records_max
-        assert sum(not key.startswith(b"\0") for key in unit.rows) <= self.rows_max
+        keys = {key for key in unit.rows if not key.startswith(b"\0")}
+        assert len(keys) <= self.rows_max
+        assert unit.rows.keys() - keys <= {attachment_key(key, NOTEBOOK) for key in keys}
         for key, row in {**unit.rows, PARTITION_KEY: unit.record}.items():
             if row is None:
                 self.changelog.pop(key, None)

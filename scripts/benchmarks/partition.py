@@ -1,6 +1,6 @@
 """What the stream itself costs an event: a trivially small aggregate over records in memory, beside the same by hand.
 
-Both read the same events of 256 bytes, keep a count and a sum for each of 5,000 users over 4 partitions, and write one
+Both read the same events of 256 bytes, keep a count and a sum for each user over 4 partitions, and write one
 output in 192 events. `by_hand` is a loop that decodes, adds and encodes as a program without a stream would: no order,
 no clock, no timers, no failures. Each run is a process of its own; CPU microseconds an event on one core.
 """
@@ -21,19 +21,18 @@ from worker.stream.partition import Layout, Partition
 from worker.stream.processor import Output
 
 PARTITIONS = 4
-USERS = 5_000
 EVENT_BYTES = 256
 UNIT_RECORDS = 8_000
-UNIT_ROWS = 8_192
+ROWS_MAX = 16_384
 START_MS = 1_735_689_600_000
 
 
-def events(n):
+def events(n, users):
     """Return the records of one topic, by partition."""
     rng = random.Random(1)  # noqa: S311 - figures want the same events each time
     partitions = [[] for _ in range(PARTITIONS)]
     for i in range(n):
-        user = rng.randrange(USERS)
+        user = rng.randrange(users)
         event = {"at": START_MS + i, "amount": rng.randrange(10_000), "session": f"{rng.getrandbits(64):016x}"}
         page = "p" * (EVENT_BYTES - len(json.dumps({**event, "page": ""})))
         records = partitions[user % PARTITIONS]
@@ -49,7 +48,7 @@ def chunks(records):
 def by_stream(fetched):
     """Work off the chunks of one partition; return how many rows were written."""
     layout = Layout(0, ("events",), DeadLetters("dead-letter", b""))
-    partition = Partition(layout, Aggregate(), {}, rows_max=2 * UNIT_ROWS, records_max=UNIT_RECORDS)
+    partition = Partition(layout, Aggregate(), {}, rows_max=ROWS_MAX, records_max=UNIT_RECORDS)
     written = 0
     for records in fetched:
         partition.feed("events", records)
@@ -77,20 +76,23 @@ def by_hand(fetched):
     return written
 
 
-def measure(n):
+def measure(n, users):
     """Return CPU µs an event of both, chunk for chunk of each partition in turn."""
     us = {"stream": 0.0, "by_hand": 0.0}
-    for records in events(n):
+    rows = dict.fromkeys(us, 0)
+    for records in events(n, users):
         fetched = chunks(records)
         for name, work in ("stream", by_stream), ("by_hand", by_hand):
             begin = time.process_time()
-            written = work(fetched)
+            rows[name] += work(fetched)
             us[name] += (time.process_time() - begin) * 1e6 / n
-    return {**us, "stream_alone": us["stream"] - us["by_hand"], "events_per_row": n / PARTITIONS / written}
+    assert rows["stream"] == rows["by_hand"]
+    return {**us, "stream_alone": us["stream"] - us["by_hand"], "events_per_row": n / rows["stream"]}
 
 
 def add_arguments(parser):
     parser.add_argument("--events", type=int, default=400_000)
+    parser.add_argument("--users", type=int, default=5_000)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
 
@@ -98,9 +100,15 @@ def add_arguments(parser):
 def run(arguments):
     if arguments.one:
         bootstrap.calm_gc()
-        print(json.dumps(measure(arguments.events)))
+        print(json.dumps(measure(arguments.events, arguments.users)))
         return
-    command = [sys.executable, Path(__file__).parent, "partition", "--one", "--events", str(arguments.events)]
+    size = ["--events", str(arguments.events), "--users", str(arguments.users)]
+    command = [sys.executable, Path(__file__).parent, "partition", "--one", *size]
     runs = [subprocess.run(command, check=True, capture_output=True) for _ in range(arguments.runs)]  # noqa: S603
-    report = {"python": sys.version.split()[0], "runs": arguments.runs, "events": arguments.events}
+    report = {
+        "python": sys.version.split()[0],
+        "runs": arguments.runs,
+        "events": arguments.events,
+        "users": arguments.users,
+    }
     print(json.dumps({**report, "us": spread([json.loads(run.stdout) for run in runs])}, indent=2))

@@ -28,7 +28,7 @@ from worker.stream.timers import Timers
 from worker.stream.work import Job, KeyContext, KeyedWork, Stimulus, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, MutableMapping, Sequence
 
     from worker.stream.entries import SourceRecord
 
@@ -68,6 +68,9 @@ class Layout(NamedTuple):
     number: int
     topics: tuple[str, ...]
     dead_letters: DeadLetters
+
+
+UNKNOWN = object()
 
 
 class _Limits(NamedTuple):
@@ -126,6 +129,8 @@ class Partition(Generic[S, H]):
         """What must be loaded before the next directive can be taken, in words."""
         self._processor = processor
         self._shared = processor.decode_shared(self.record.shared)
+        self._encoded: object = UNKNOWN
+        """The `shared` that the record holds."""
         self._merge = Merge(layout.topics)
         self._index = {topic: i for i, topic in enumerate(layout.topics)}
         self._reader = Reader(processor, layout.topics, self.record.offsets, self.record.times, self._take_ahead)
@@ -362,7 +367,7 @@ class Partition(Generic[S, H]):
         self,
         work: Work,
         general: Mapping[bytes, Sequence[Stimulus]],
-        due: dict[bytes, None],
+        due: Container[bytes],
         edge: tuple[int, bytes] | None,
         horizon: int,
     ) -> H:
@@ -394,6 +399,7 @@ class Partition(Generic[S, H]):
                 keyed.close(jobs.pop(key), work, popped=key in due)
             else:
                 heapq.heapreplace(decisions, (again, key))
+        self._context.key = None
         return shared
 
     def _finish(self, work: Work, clock: int, records: int = 0) -> Unit:
@@ -407,7 +413,8 @@ class Partition(Generic[S, H]):
         record.pending = [pending for pending, _ in self._directives]
         for name, n in work.counts.items():
             record.counts[name] = record.counts.get(name, 0) + n
-        record.shared = self._processor.encode_shared(self._shared)
+        if self._shared is not self._encoded:
+            record.shared, self._encoded = self._processor.encode_shared(self._shared), self._shared
         if work.rows:
             record.row_version = self._processor.version
         for key, row in work.rows.items():

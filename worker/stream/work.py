@@ -145,7 +145,8 @@ class KeyContext:
         self.partition = partition
         self.rows = rows
         self.offsets_at = offsets_at
-        self.key = b""
+        self.key: bytes | None = None
+        """None between keys: only a key has attachments."""
         self.attachments: dict[bytes, bytes | None] = {}
         """What the unit has changed beside the key's row."""
 
@@ -154,6 +155,7 @@ class KeyContext:
         return self.offsets_at(self.clock)
 
     def attachment(self, name: bytes) -> bytes | None:
+        assert self.key is not None
         key = attachment_key(self.key, name)
         attachments = self.attachments
         return attachments[key] if key in attachments else self.rows.get(key)
@@ -162,6 +164,7 @@ class KeyContext:
         """Take what is attached to the key; add all else to `others`."""
         for effect in effects:
             if type(effect) is Attach:
+                assert self.key is not None
                 self.attachments[attachment_key(self.key, effect.name)] = effect.value
             else:
                 others.append(effect)
@@ -193,6 +196,7 @@ class KeyedWork(Generic[S, H]):
         decode, encode = processor.decode, processor.encode
         rows, changed = context.rows, work.rows
         left: dict[bytes, Sequence[Stimulus]] = {}
+        context.attachments = {}
         for key, mine in stimuli.items():
             row = rows.get(key)
             if row is None:
