@@ -120,6 +120,17 @@ def test_of_what_is_shown_and_not_taken_the_first_stays_next():
     assert places(take(merge)) == [(7, "a"), (3, "b"), (8, "a"), (9, "b")]
 
 
+def test_what_stayed_next_is_taken_alone_though_an_earlier_record_has_come():
+    merge = Merge(TOPICS)
+    push(merge, 0, *records(0, 5, 7, 8))
+    show(merge)
+    merge.take(1)
+    push(merge, 1, *records(1, 3))
+    assert places(take(merge, 1)) == [(7, "a")]
+    assert [merge.waiting(i) for i in range(3)] == [1, 1, 0]
+    assert places(take(merge)) == [(3, "b"), (8, "a")]
+
+
 times = st.lists(st.integers(0, 12), max_size=12)
 
 
