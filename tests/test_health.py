@@ -45,14 +45,11 @@ Committer.add = hang
 LANE_HANGS_WITH_THE_LOOP = """
 import time
 from worker.stream.partition import Partition
-advance = Partition.advance
-def hang(self):
-    if self._merge.head() is not None:
-        worker.watch.watchdog.stuck_s = 2
-    while self._merge.head() is not None:
+def hang(self, topic, records):
+    worker.watch.watchdog.stuck_s = 2
+    while True:
         time.sleep(0.01)
-    return advance(self)
-Partition.advance = hang
+Partition.feed = hang
 """
 LANES_ARE_SLOW_TO_COME = """
 import asyncio

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Histogram, PlatformCollector, P
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from prometheus_client.metrics_core import Metric
 
@@ -71,8 +71,9 @@ class Metrics:
 class StreamCollector:
     """Reads off, when asked, what the watch sees; to be asked in the app's loop."""
 
-    def __init__(self, watch: Watch, lanes: Iterable[Lane]) -> None:
+    def __init__(self, watch: Watch, lanes: Iterable[Lane], row_count: Callable[[int], int]) -> None:
         self._watch = watch
+        self._row_count = row_count
         self._lanes = lanes
 
     def describe(self) -> Iterable[Metric]:
@@ -114,7 +115,9 @@ class StreamCollector:
         yield from self._vitals()
 
     def _vitals(self) -> Iterator[Metric]:
-        rows = GaugeMetricFamily("stream_rows", "Rows in memory, attachments included.", labels=["partition"])
+        rows = GaugeMetricFamily(
+            "stream_rows", "Rows kept, attachments included; on disk an estimate.", labels=["partition"]
+        )
         timers = GaugeMetricFamily("stream_timers", "Entries of the timers' heap.", labels=["partition"])
         overdue = GaugeMetricFamily(
             "stream_timers_overdue", "Timers that the clock has passed and that have not run.", labels=["partition"]
@@ -127,7 +130,7 @@ class StreamCollector:
                 continue
             partition = [str(lane.number)]
             counts[lane.number] = vitals.counts
-            rows.add_metric(partition, len(vitals.rows))
+            rows.add_metric(partition, self._row_count(lane.number))
             timers.add_metric(partition, len(vitals.timers))
             overdue.add_metric(partition, vitals.timers.due(vitals.clock, TIMERS_COUNTED_MAX))
             soon.add_metric(partition, vitals.timers.due(vitals.clock + SOON_MS, TIMERS_COUNTED_MAX))

@@ -57,7 +57,6 @@ class Vitals(NamedTuple):
     """What a partition shows to those who watch it, also from another thread: nothing is decoded or copied for it."""
 
     clock: int
-    rows: Mapping[bytes, bytes]
     counts: Mapping[str, int]
     timers: Timers
 
@@ -185,7 +184,7 @@ class Partition(Generic[S, H]):
         return self._shared
 
     def vitals(self) -> Vitals:
-        return Vitals(self.record.clock, self.rows, self.record.counts, self._timers)
+        return Vitals(self.record.clock, self.record.counts, self._timers)
 
     def expect(self, topic: str, *, more: bool) -> None:
         """Say whether records of the topic are known to be there that were not fed yet; the merge waits for them."""

@@ -42,6 +42,10 @@ class TableStore(memory.Store):  # type: ignore[misc]
         """Return the rows of an open partition; changes are seen at once."""
         return self._partitions[partition].rows
 
+    def row_count(self, partition: int) -> int:
+        """Return about how many rows a partition has."""
+        return self._partitions[partition].row_count()
+
     def recover(self, partition: int, records: Iterable[Any]) -> None:
         """Take in changelog records, in their order."""
         self._partitions[partition].recover(records)

@@ -391,7 +391,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
         self.lanes = Lanes(self.groups, self._make_lane, commit_settings.stop_s, die=die)
         self.metrics = Metrics(group.name for group in self.groups)
         self.watch = Watch(self, stuck_s, None if commit_settings.transactional else session_timeout_s / 2)
-        self.metrics.registry.register(StreamCollector(self.watch, self.lanes))
+        self.metrics.registry.register(StreamCollector(self.watch, self.lanes, self._row_count))
         for group in self.groups:
             self.agent(self.topic(*group.topics, key_type=bytes, value_type=bytes), name=group.name)(self._hand_over)
 
@@ -408,6 +408,10 @@ class StreamApp(faust.App):  # type: ignore[misc]
                 die(EXIT_REFUSED, "refused to start", reason=str(error))
         if self._find_topic_ids is not None:
             self.topic_ids = await self._find_topic_ids()
+
+    def _row_count(self, partition: int) -> int:
+        count: int = self.rows.data.row_count(partition)
+        return count
 
     async def on_start(self) -> None:
         await super().on_start()

@@ -54,6 +54,9 @@ class PartitionStore(Protocol):
     def held(self) -> int | None:
         """The offset up to which it held the changelog when it was opened; None for nothing."""
 
+    def row_count(self) -> int:
+        """Return how many rows there are, about; costs nothing, unlike to count them on disk."""
+
     def recover(self, records: Iterable[ChangelogRecord]) -> None:
         """Take in changelog records, in their order."""
 

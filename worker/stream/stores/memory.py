@@ -27,6 +27,9 @@ class MemoryPartition:
             else:
                 rows[record.key] = row
 
+    def row_count(self) -> int:
+        return len(self.rows)
+
     def recovered(self) -> None:
         """Nothing is to be noted."""
 

@@ -124,6 +124,10 @@ class OverlaidRows(MutableMapping[bytes, bytes]):
     def __iter__(self) -> Iterator[bytes]:
         return (key for key, _ in self.pairs())
 
+    def count(self) -> int:
+        """Return about how many there are; a row on disk that is changed counts twice until it is committed."""
+        return (self._disk.property_int_value("rocksdb.estimate-num-keys") or 0) + len(self.fresh)
+
     def __len__(self) -> int:
         return sum(1 for _ in self.pairs())
 
@@ -188,6 +192,9 @@ class RocksPartition:
         if offset is not None:
             # Not complete, whatever the time is: what is read next may be older than what is kept of tombstones.
             self._write(batch, offset, self._opened_at if self._mark is None else self._mark.complete_at_ms)
+
+    def row_count(self) -> int:
+        return self.rows.count()
 
     def recovered(self) -> None:
         if self._mark is not None and self._mark.complete_at_ms < self._opened_at:
