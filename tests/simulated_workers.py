@@ -558,7 +558,7 @@ def _work_off(partition):
 
 def _comparable(topic, value):
     """Return an output without what is free."""
-    if topic != LAYOUT.dead_letters:
+    if topic != LAYOUT.dead_letters.topic:
         return value
     letter = orjson.loads(value)
     del letter["detail"]
@@ -566,7 +566,7 @@ def _comparable(topic, value):
 
 
 def _ordered(place, values):
-    return sorted(values) if place[0] == LAYOUT.dead_letters else values
+    return sorted(values) if place[0] == LAYOUT.dead_letters.topic else values
 
 
 def _distinct(outputs):
