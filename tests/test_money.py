@@ -39,6 +39,13 @@ def test_minor_units_survive_the_way_out_and_back(currency, minor):
     assert currency.to_text(-minor) == (f"-{text}" if minor else text)
 
 
+@given(currencies, st.from_regex(r"[0-9]{1,12}(\.[0-9]{1,5})?", fullmatch=True))
+@example(CURRENCIES[0], "999999999999.99")
+@example(CURRENCIES[4], "7")
+def test_a_text_counts_as_the_decimal_that_it_is(currency, amount):
+    assert currency.to_minor(amount) == currency.to_minor(Decimal(amount))
+
+
 @pytest.mark.parametrize(
     "amount",
     [
@@ -58,6 +65,15 @@ def test_minor_units_survive_the_way_out_and_back(currency, minor):
         " 1",
         "1\n",
         "\u0663",
+        "1.\u0663\u0663",
+        "\u0663.00",
+        "1.-1",
+        "+1.00",
+        "1.0\n",
+        ".50",
+        "1.",
+        "1_0.00",
+        "1234567890123.00",
     ],
 )
 def test_what_is_no_amount_is_refused(amount):

@@ -13,7 +13,7 @@ from worker.recall.bodies import Activity, Cancel, Order, Refund
 from worker.recall.days import Days
 from worker.recall.profile import Profile
 from worker.recall.risk import features, labels
-from worker.recall.risk.features import NAMES, compute
+from worker.recall.risk.features import NAMES, compute, plain
 from worker.recall.windows import CHANNELS, MESSAGE_CLICK, ORDER, REFUND, SESSION
 from worker.stream.processor import NEVER
 
@@ -62,7 +62,7 @@ def build(history):
 
 
 def named(row, t_day):
-    return dict(zip(NAMES, compute(row, t_day, DAYS), strict=True))
+    return dict(zip(NAMES, plain(compute(row, t_day, DAYS)), strict=True))
 
 
 def logs(x):
@@ -173,7 +173,9 @@ def test_the_greatest_row_stays_within_two_bytes():
     row = new_row()
     row.account.weeks = [DAYS.week(FIRST_DAY) - 1, 10**6, 10**17, 10**16]
     row.history.append([FIRST_DAY - 1, *(n for channel in range(len(CHANNELS)) for n in (channel, 10**9))])
+    row.last_days = [FIRST_DAY - 1] * len(CHANNELS)
     seen = compute(row, FIRST_DAY, DAYS)
+    assert plain(seen)[NAMES.index("view_90d")] == logs(10**9)
     assert labels.unpack(labels.pack(seen)) == seen
 
 

@@ -14,8 +14,8 @@ from schemas.values import rfc3339
 from worker.recall import intake
 from worker.recall.bodies import Activity, Item, Order, Refund
 from worker.recall.days import DAY_MS, HOUR_MS, Days
-from worker.recall.profile import NAME_BYTES_MAX, ROW_BYTES_MAX, Account, Profile
-from worker.recall.windows import CHANNELS, DAYS_KEPT, SESSION, WISHLIST
+from worker.recall.profile import FAVOURITES_KEPT, NAME_BYTES_MAX, ROW_BYTES_MAX, Account, Profile, Taste
+from worker.recall.windows import BUCKET_DAYS, CHANNELS, DAYS_KEPT, SESSION, WISHLIST, History
 from worker.replay import tick
 from worker.simulate import simulate
 from worker.stream.processor import NEVER
@@ -63,6 +63,26 @@ def test_the_account_is_kept_in_the_row(account):
     read = CUSTOMERS.decode(CUSTOMERS.encode(profile))
     assert read.account == account
     assert untouched.account == Account()
+
+
+@settings(max_examples=100, deadline=None)
+@given(taste=structs(Taste))
+def test_the_taste_is_kept_in_the_row(taste):
+    profile = Profile(key=b"ann", due=NEVER, silence_due=NEVER, other_due=NEVER)
+    profile.taste = taste
+    read = CUSTOMERS.decode(CUSTOMERS.encode(profile))
+    assert read.taste == taste
+    assert read.account == Account()
+
+
+@pytest.mark.parametrize("days", [1, 15, 16, 2**16])
+def test_days_that_are_kept_stay_as_they_are_when_others_are_folded(days):
+    history = History()
+    for day in range(20_000, 20_001 + days):
+        history.append([day, SESSION, 2])
+    history.fold_before(20_001, 20_001)
+    assert history.arrays() == [[day, SESSION, 2] for day in range(20_001, 20_001 + days)]
+    assert list(history.months()) == [(20_000 // BUCKET_DAYS * BUCKET_DAYS, [20_000 // BUCKET_DAYS, SESSION, 2])]
 
 
 @settings(max_examples=100, deadline=None)
@@ -190,3 +210,16 @@ def test_ids_of_users_may_be_anything_but_nul():
     assert headers["ce_subject"] == user
     assert headers["ce_time"] == rfc3339(ms("2025-03-14T11"))
     assert dt.datetime.fromisoformat(headers["ce_time"]).tzinfo is not None
+
+
+@given(st.lists(st.sampled_from([f"item {n}" for n in range(2 * FAVOURITES_KEPT)]), max_size=60))
+def test_favourites_are_the_most_frequent_where_the_rarest_gives_way(names):
+    user, plain = Profile(key=b"ann", due=NEVER, silence_due=NEVER, other_due=NEVER), {}
+    for n, name in enumerate(names):
+        intake.order(user, Order(f"m{n}", f"o{n}", 100, (Item(name, name),), None, 0), DAY_MS, DAY_MS, UTC)
+        if name not in plain and len(plain) == FAVOURITES_KEPT:
+            rarest = max(plain, key=lambda known: (-plain[known], known))
+            plain[name] = plain.pop(rarest)
+        plain[name] = plain.get(name, 0) + 1
+        assert user.taste.items == sorted(plain.items(), key=lambda item: (-item[1], item[0]))
+    assert user.taste.categories == user.taste.items
