@@ -5,6 +5,7 @@ import inspect
 from types import FunctionType
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from mode.services import ServiceTask
 
@@ -60,6 +61,12 @@ def test_a_broker_that_only_says_that_it_has_transactions_is_refused(embedded):
     embedded.create_topic(probe.topic_of("app"), partitions=1)
     with pytest.raises(RefusedError, match="plain mode"):
         asyncio.run(probe.check_transactions({"bootstrap_servers": embedded.address}, "app", deadline_s=10))
+
+
+def test_a_broker_that_is_not_there_is_no_refusal():
+    """It may come back: a supervisor is to try again, which it does not after a refusal."""
+    with pytest.raises(KafkaConnectionError):
+        asyncio.run(probe.check_transactions({"bootstrap_servers": "127.0.0.1:1"}, "app", deadline_s=10))
 
 
 @pytest.mark.kafka

@@ -38,6 +38,7 @@ async def check_transactions(connection: Mapping[str, Any], app_id: str, deadlin
 
     Raises:
         RefusedError: saying what the broker did, or did not.
+        KafkaError: where it may do it another time.
 
     """
     try:
@@ -48,6 +49,8 @@ async def check_transactions(connection: Mapping[str, Any], app_id: str, deadlin
             f"coordinator (transaction.state.log.*), or choose the plain mode, for one process"
         ) from None
     except KafkaError as error:
+        if error.retriable:  # a broker that is away for a moment: a new process tries again
+            raise
         raise RefusedError(
             f"transactions: the broker refused one on topic {topic_of(app_id)}: {error!r}. Make the topic, allow "
             f"transactional ids and groups that begin with {app_id}, or choose the plain mode, for one process"
@@ -58,13 +61,13 @@ async def _try_out(connection: Mapping[str, Any], app_id: str) -> None:
     name = f"{app_id}-probe-{uuid4().hex}".encode()
     place = TopicPartition(topic_of(app_id), 0)
     producer = AIOKafkaProducer(**connection, transactional_id=name.decode(), acks="all")
-    consumer = AIOKafkaConsumer(
-        **connection, group_id=name.decode(), isolation_level="read_committed", enable_auto_commit=False
-    )
-    await producer.start()
     try:
-        await consumer.start()
+        await producer.start()
+        consumer = AIOKafkaConsumer(
+            **connection, group_id=name.decode(), isolation_level="read_committed", enable_auto_commit=False
+        )
         try:
+            await consumer.start()
             await producer.begin_transaction()
             aborted = await producer.send_and_wait(place.topic, b"aborted", key=name, partition=0)
             await producer.send_offsets_to_transaction({place: 1}, name.decode())
