@@ -26,9 +26,9 @@ from worker.stream.exits import EXIT_COMMIT_FAILED, EXIT_LEFTOVER, EXIT_STOP_TIM
 
 RESTARTABLE = {EXIT_COMMIT_FAILED, EXIT_LEFTOVER, EXIT_WORK_FAILED, EXIT_STOP_TIMEOUT, EXIT_MODELS_FAILED, EX_FAILURE}
 """With these a worker says that a new process is to take over; the last is Faust's, where no broker answers."""
-STALL_S = 60.0
-"""Without progress for so long a round is stuck."""
-WAIT_S_MAX = 240.0
+STALL_S = 120.0
+"""Without progress and without a word of any worker for so long a round is stuck."""
+WAIT_S_MAX = 600.0
 """For what does not come although there is progress: the input does not end before the faults do."""
 LOG_TAIL = 3000
 CHILD = """
@@ -137,27 +137,24 @@ class Round:
         self.workers.append(worker)
         return worker
 
-    def until(self, condition, what, *, stall_s=STALL_S, exhausted=lambda: False):
+    def until(self, condition, what, *, exhausted=lambda: False):
         """Look after the workers until the condition holds; it may take as long as the load makes progress."""
-        applied, began = self.load.applied(), time.monotonic()
+        seen, began = None, time.monotonic()
         since = began
         while not condition():
             for worker in self.workers:
-                before = worker.lives, len(worker.ends)
                 if not worker.look():
                     self.exits.append((worker.name, worker.ends[-1]))
-                if (worker.lives, len(worker.ends)) != before:
-                    since = time.monotonic()
             if exhausted():
                 raise ExhaustedError(what)
-            now = self.load.applied()
-            if now != applied:
-                applied, since = now, time.monotonic()
-            if time.monotonic() - since > stall_s or time.monotonic() - began > WAIT_S_MAX:
+            now = (self.load.applied(), [(worker.lives, worker.log.stat().st_size) for worker in self.workers])
+            if now != seen:
+                seen, since = now, time.monotonic()
+            if time.monotonic() - since > STALL_S or time.monotonic() - began > WAIT_S_MAX:
                 said = "\n".join(f"--- {worker.name}\n{worker.words[-LOG_TAIL:]}" for worker in self.workers)
                 raise StuckError(
                     f"waited {time.monotonic() - began:.0f} s until {what}, the last {time.monotonic() - since:.0f} s "
-                    f"without progress beyond {applied} records:\n{said}"
+                    f"without progress beyond {self.load.applied()} records:\n{said}"
                 )
             time.sleep(0.05)
 
@@ -420,7 +417,7 @@ def broker_killed(it):
     it.start()
     it.progress(it.random.randint(300, 3000))
     with in_background(it.load.cluster.restart) as done:
-        it.until(done, "the broker is back", stall_s=120)
+        it.until(done, "the broker is back")
     it.others += 1
 
 
