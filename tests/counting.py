@@ -7,6 +7,7 @@ run from one on without a gap, whoever got which.
 """
 
 import asyncio
+from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
@@ -15,10 +16,13 @@ import orjson
 
 from worker.app import start
 from worker.stream.committer import CommitSettings
+from worker.stream.connection import Connection
 from worker.stream.lane import Group
 from worker.stream.partition import Layout, Partition
 from worker.stream.probe import topic_of
 from worker.stream.processor import NEVER, Count, Output, Tick
+from worker.stream.stores.memory import MemoryStore
+from worker.stream.stores.rocks import RocksStore
 from worker.stream.transport import StreamApp
 
 COLOURS = ("red", "green", "blue")
@@ -33,6 +37,8 @@ class Job(NamedTuple):
     partitions: int = 4
     transactional: bool = True
     session_timeout_s: float = 6.0
+    on_disk: bool = False
+    """Whether rows lie on disk; `datadir` is then a worker's own."""
 
     @property
     def app_id(self):
@@ -193,11 +199,11 @@ def create_app(job):
             group=job.app_id,
             transactional=job.transactional,
             interval_s=0.025,
-            connection={"bootstrap_servers": job.bootstrap},
+            connection=Connection(job.bootstrap),
             idle_s=0.0,
         ),
         session_timeout_s=job.session_timeout_s,
-        broker=f"kafka://{job.bootstrap}",
+        row_store=RocksStore(Path(job.datadir, "rows")) if job.on_disk else MemoryStore(),
         web_enabled=False,
         datadir=job.datadir,
     )

@@ -87,6 +87,7 @@ class Marbles:
             PARTITIONS,
             transactional=not plain,
             session_timeout_s=3.0 if plain else 6.0,
+            on_disk=not plain and random.random() < 1 / 2,
         )
         self._random = random
         cluster.create_topics({**dict.fromkeys(self.job.topics, PARTITIONS), self.job.probe: 1})
@@ -110,9 +111,10 @@ class Marbles:
     def transactional(self):
         return self.job.transactional
 
-    def main(self, _name):
+    def main(self, name):
         """Give the code that a worker's process runs, and its environment."""
-        return f"import counting\ncounting.run(counting.Job(*{tuple(self.job)!r}))", os.environ
+        job = self.job._replace(datadir=f"{self.job.datadir}/{name}")
+        return f"import counting\ncounting.run(counting.Job(*{tuple(job)!r}))", os.environ
 
     def begin(self):
         """Let the input come."""

@@ -55,7 +55,7 @@ def add_arguments(parser):
     parser.add_argument("--users", type=int, default=20_000)
     parser.add_argument("--warm-up", type=float, default=0.25, help="share of the time that is not judged")
     parser.add_argument("--every", type=float, default=60.0, help="seconds between samples")
-    parser.add_argument("--samples", type=Path, default=Path("soak-memory.jsonl"))
+    parser.add_argument("--samples", type=Path, default=Path(tempfile.gettempdir(), "recall-soak-memory.jsonl"))
 
 
 def run(arguments):
