@@ -203,6 +203,7 @@ def create_app(job):
             idle_s=0.0,
         ),
         session_timeout_s=job.session_timeout_s,
+        stuck_s=120.0,
         row_store=RocksStore(Path(job.datadir, "rows")) if job.on_disk else MemoryStore(),
         web_enabled=False,
         datadir=job.datadir,
