@@ -2,8 +2,10 @@
 
 import argparse
 import importlib
+import signal
+import sys
 
-NAMES = ("partition", "recovery", "rules", "timers")
+NAMES = ("latency", "partition", "peers", "recovery", "rules", "timers")
 
 
 def main():
@@ -16,6 +18,7 @@ def main():
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped on the way out
     arguments.run(arguments)
 
 
