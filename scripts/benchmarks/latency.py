@@ -144,9 +144,8 @@ def aggregate(kafka, scratch, pool, arguments):
 
 def worker(kafka, scratch, pool, arguments):
     """Return (when the record that set it free was produced, when seen) of decisions, ms."""
-    chosen = shop.config(scratch)
+    chosen = shop.config(kafka, scratch)
     records = shop.history(arguments.rate * arguments.seconds)
-    kafka.create_topics(EVERY_TOPIC)
     env = environment(chosen, kafka.bootstrap, scratch / "worker", mode=arguments.mode)
     with Running(shop.COMMAND, scratch / "log", env) as running:
         first = next(midnights(records[0].recorded_at, chosen.shop().days)) - DAY_MS

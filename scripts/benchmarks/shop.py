@@ -6,12 +6,12 @@ import time
 from contextlib import ExitStack
 
 from events import PARTITIONS
-from live import EVERY_TOPIC, START, environment, lay_down
+from live import START, environment, lay_down
 from rules import DAYS, EVENTS_A_CUSTOMER_AND_DAY, LIVE_FROM
 from running import Figures, Offsets, Running
 
 from schemas.topics import CONTROL, SOURCE_TOPICS
-from worker import settings
+from worker import settings, topics
 from worker.settings import DEFAULT_PLAYBOOK
 from worker.simulate import CURRENCY, TIMEZONE, simulate
 
@@ -25,26 +25,34 @@ def history(events):
     return list(simulate(users=max(1, math.ceil(events / EVENTS_A_CUSTOMER_AND_DAY / DAYS)), days=DAYS, seed=1))
 
 
-def config(scratch):
-    """Return the settings of a shop where whoever never said anything may be contacted."""
+def config(kafka, scratch):
+    """Return the settings of a shop where whoever never said anything may be contacted, and make its topics."""
     playbook = scratch / "playbook.toml"
     playbook.write_text(DEFAULT_PLAYBOOK.read_text().replace('unknown = "deny"', 'unknown = "allow"'))
-    return settings.load(currency=CURRENCY, timezone=TIMEZONE, playbook=playbook, live_from=LIVE_FROM)
+    chosen = settings.load(
+        broker=kafka.bootstrap,
+        clock="recorded",
+        currency=CURRENCY,
+        timezone=TIMEZONE,
+        playbook=playbook,
+        live_from=LIVE_FROM,
+    )
+    topics.create(chosen)
+    return chosen
 
 
 def run(kafka, scratch, records):
     """Work off a history that lies there; return the figures from the first commit to the last."""
-    chosen = config(scratch)
-    kafka.create_topics(EVERY_TOPIC)
+    chosen = config(kafka, scratch)
     lay_down(kafka.bootstrap, records, chosen.shop().days)
     env = environment(chosen, kafka.bootstrap, scratch / "worker")
     with ExitStack() as stack:
-        topics = [stack.enter_context(Offsets(kafka.bootstrap, "recall", topic, PARTITIONS)) for topic in DATA_TOPICS]
-        total = sum(sum(topic.ends()) for topic in topics)
+        sources = [stack.enter_context(Offsets(kafka.bootstrap, "recall", topic, PARTITIONS)) for topic in DATA_TOPICS]
+        total = sum(sum(source.ends()) for source in sources)
         running = stack.enter_context(Running(COMMAND, scratch / "worker.log", env))
         deadline = time.monotonic() + TIMEOUT_S
         began, before = None, 0
-        while (done := sum(max(0, offset) for topic in topics for offset in topic.committed())) < total:
+        while (done := sum(max(0, offset) for source in sources for offset in source.committed())) < total:
             if done and began is None:
                 began, before = running.moment(), done
             if running.process.poll() is not None or time.monotonic() > deadline:
