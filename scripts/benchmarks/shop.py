@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from events import PARTITIONS
 from live import START, environment, lay_down
 from rules import DAYS, EVENTS_A_CUSTOMER_AND_DAY, LIVE_FROM
-from running import Figures, Offsets, Running
+from running import Figures, Moment, Offsets, Running
 
 from schemas.topics import CONTROL, SOURCE_TOPICS
 from worker import settings, topics
@@ -42,7 +42,7 @@ def config(kafka, scratch):
 
 
 def run(kafka, scratch, records):
-    """Work off a history that lies there; return the figures from the first commit to the last."""
+    """Work off a history that lies there; return the figures from the start of the process to the last commit."""
     chosen = config(kafka, scratch)
     lay_down(kafka.bootstrap, records, chosen.shop().days)
     env = environment(chosen, kafka.bootstrap, scratch / "worker")
@@ -51,11 +51,8 @@ def run(kafka, scratch, records):
         total = sum(sum(source.ends()) for source in sources)
         running = stack.enter_context(Running(COMMAND, scratch / "worker.log", env))
         deadline = time.monotonic() + TIMEOUT_S
-        began, before = None, 0
         while (done := sum(max(0, offset) for source in sources for offset in source.committed())) < total:
-            if done and began is None:
-                began, before = running.moment(), done
             if running.process.poll() is not None or time.monotonic() > deadline:
                 return f"the worker did {done} of {total} events: {(scratch / 'worker.log').read_text()[-1500:]}"
             time.sleep(0.02)
-        return Figures.between(running, began, events=total - before)
+        return Figures.between(running, Moment(running.started, 0.0), events=total)
