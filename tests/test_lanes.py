@@ -45,13 +45,13 @@ class Process:
 class Scripted:
     """A strategy that does as it is told, and remembers."""
 
-    def __init__(self, *, takes_s=0.0, row_bytes_max=10_000, start_takes_s=0.0):
+    def __init__(self, *, takes_s=0.0, row_bytes_max=10_000, start_takes_s=0.0, stop_takes_s=0.0):
         self.row_bytes_max = row_bytes_max
         self.tells_group = False
         self.told = []
         """(when, offsets of the group)."""
         self.takes_s = takes_s
-        self.start_takes_s = start_takes_s
+        self.start_takes_s, self.stop_takes_s = start_takes_s, stop_takes_s
         self.fails = None
         self.running = 0
         self.commits = []
@@ -64,6 +64,7 @@ class Scripted:
             raise self.fails
 
     async def stop(self):
+        await asyncio.sleep(self.stop_takes_s)
         self.running -= 1
 
     async def commit(self, gathered):
@@ -429,6 +430,20 @@ def test_an_assignment_that_comes_while_lanes_are_being_acquired_leaves_no_produ
         assert first.cancelled()
         assert [strategy.running for strategy in shift.made] == [0, 0, 1, 1]
         assert [lane.number for lane in shift.lanes] == [1, 2]
+
+    in_simulated_time(main())
+
+
+def test_an_assignment_that_comes_while_lanes_are_being_let_go_leaves_no_producer_behind():
+    async def main():
+        shift = Shift(0, stop_takes_s=1.0)
+        await shift.lanes.acquire(shift.assignment())
+        second = asyncio.ensure_future(shift.lanes.acquire(shift.assignment()))
+        await asyncio.sleep(0.5)
+        second.cancel()
+        await shift.lanes.acquire(shift.assignment())
+        await asyncio.sleep(1)
+        assert [strategy.running for strategy in shift.made] == [0, 1]
 
     in_simulated_time(main())
 

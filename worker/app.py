@@ -106,6 +106,7 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
             transactional=transactional,
             interval_s=config.commit_interval_ms / 1000,
             connection=connection,
+            stop_s=config.stop_timeout_s,
             # Whoever feeds in a history waits for each tick to be committed; a wall clock's ticks follow one another.
             idle_s=60.0 if config.clock == "wall" else 0.0,
             offsets_s=1.0 if config.clock == "wall" else 0.0,

@@ -88,6 +88,8 @@ class Settings(BaseSettings):
     stuck_s: Annotated[float, Field(gt=60)] = 120.0
     """After which a process with work to do that does not move ends itself. Longer than a healthy one ever takes: the
     session timeout, a commit's deadline (30 s), an idle partition's pause between commits (60 s)."""
+    stop_timeout_s: Annotated[float, Field(gt=0, le=300)] = 8.0
+    """For the last commits at a stop; shorter than what whoever stops the worker waits (Docker: 10 s)."""
     web_port: Annotated[int, Field(ge=0, le=65535)] = 6066
     datadir: Path = Path("recall-data")
 

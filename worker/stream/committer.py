@@ -43,7 +43,7 @@ class CommitSettings(NamedTuple):
     transaction_timeout_s: float = 20.0
     deadline_s: float = 30.0
     """For a commit, a fence or a good-bye as a whole; aiokafka waits for ever in places."""
-    stop_s: float = 20.0
+    stop_s: float = 8.0
     """For the last commits of all lanes, when they are taken away or the worker stops."""
     retry_backoff_ms: int = 10
 

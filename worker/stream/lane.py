@@ -225,7 +225,8 @@ class Lanes:
 
     async def _release(self) -> None:
         lanes, self._lanes = self._lanes, {}
-        await asyncio.gather(*(lane.stop() for lane in lanes.values()))
+        # Whoever waits may be cancelled; producers are not let go of by halves.
+        await asyncio.shield(asyncio.gather(*(lane.stop() for lane in lanes.values())))
 
     async def close(self) -> None:
         """Commit all that the lanes have in hand, and let them do no more."""
