@@ -4,8 +4,9 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toy import DAY, DECISIONS, SILENCE, TOPICS, WAKES, Driver, Interpreter, Op, Toy, history
+from toy import DAY, DECISIONS, LAYOUT, SILENCE, TOPICS, WAKES, Driver, Interpreter, Op, Toy, history
 
+from worker.stream.partition import Partition
 from worker.stream.processor import NEVER
 from worker.stream.record import PARTITION_KEY, QUARANTINED, read_header
 from worker.stream.work import WAKES_WITHOUT_PROGRESS_MAX
@@ -420,3 +421,31 @@ def test_silence_wakes_and_days_close():
     outcome = run(left=[(b"a", Op(100)), (b"a", Op(103)), (b"z", Op(100 + 3 * DAY))])
     assert [entry[2] for entry in said(outcome, b"a") if entry[1] == "silence"] == [103 + SILENCE]
     assert [due for due, *_ in said(outcome, None, "days")] == [0, 100, 120, 140]
+
+
+def test_the_record_that_the_clock_has_moved_for_comes_next_after_a_restart_too():
+    """Else one that arrives meanwhile, with an earlier time, would be taken at a clock that nothing has moved."""
+    topics = history(left=[(b"a", Op(at=103))], right=[(b"b", Op(at=125))])
+    before = Partition(LAYOUT, Toy(), {})
+    before.feed("right", topics["right"])
+    while before.clock < DAY * 6:
+        assert before.advance().offsets == {}
+    after = Partition(LAYOUT, Toy(), dict(before.rows), records_max=1)
+    after.expect("right", more=True)
+    after.feed("left", topics["left"])
+    assert after.advance() is None, "it is known to be there"
+    after.feed("right", topics["right"])
+    after.expect("right", more=False)
+    assert after.advance().offsets == {"right": 1}
+    assert after.advance().offsets == {"right": 1, "left": 1}
+
+
+def test_a_record_that_is_gone_is_not_waited_for():
+    before = Partition(LAYOUT, Toy(), {})
+    before.feed("right", history(right=[(b"b", Op(at=125))])["right"])
+    assert before.advance().offsets == {}
+    after = Partition(LAYOUT, Toy(), dict(before.rows))
+    after.feed("left", history(left=[(b"a", Op(at=103))])["left"])
+    while not (offsets := after.advance().offsets):
+        continue
+    assert offsets == {"left": 1}

@@ -36,6 +36,11 @@ class Merge:
         self._merged = [0] * len(self.topics)
         """How much of each queue is in it."""
         self._shown = 0
+        self._promised: int | None = None
+
+    def promise(self, topic: int) -> None:
+        """Let the topic's next record come first, as it was to before a restart."""
+        self._promised = topic
 
     def expect(self, topic: int, *, more: bool) -> None:
         """Say whether records of the topic are known to be there that have not been pushed yet."""
@@ -64,6 +69,8 @@ class Merge:
 
     def ahead(self, n: int) -> list[Entry]:
         """Show the next records in the merged order: `n`, or as many as there are yet."""
+        if self._promised is not None and not self._keep_promise(self._promised):
+            return []
         if len(self._ordered) < n:
             self._extend()
         shown = self._ordered[:n]
@@ -87,6 +94,16 @@ class Merge:
             del ordered[:n]
             self._shown -= n
         return last
+
+    def _keep_promise(self, topic: int) -> bool:
+        """Put what was promised first; tell whether the merge may go on."""
+        if self._queues[topic]:
+            self._ordered, self._shown = self._queues[topic][:1], 1
+            self._merged[topic] = 1
+        elif self._expected[topic]:
+            return False
+        self._promised = None
+        return True
 
     def _reconsider(self) -> None:
         """Let what was not shown be merged anew."""

@@ -132,6 +132,8 @@ class Partition(Generic[S, H]):
         """The `shared` that the record holds."""
         self._merge = Merge(layout.topics)
         self._index = {topic: i for i, topic in enumerate(layout.topics)}
+        if self.record.next:
+            self._merge.promise(self._index[self.record.next])
         self._reader = Reader(processor, layout.topics, self.record.offsets, self.record.times, self._take_ahead)
         self._timers = Timers(rows)
         self._limits = _Limits(max(1, rows_max // 2), records_max)
@@ -407,6 +409,9 @@ class Partition(Generic[S, H]):
         for index, (_, _, offset, at, _, _, _) in self._merge.take(records).items():
             record.offsets[topics[index]] = offset + 1
             record.times[topics[index]] = at
+        if not records:  # the clock moves for the record that is shown: it stays next over a restart too
+            [(_, index, *_)] = self._merge.ahead(1)
+        record.next = "" if records else topics[index]
         self._taken, self._marks = [], None
         record.clock = clock
         record.pending = [pending for pending, _ in self._directives]

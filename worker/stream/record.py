@@ -80,7 +80,7 @@ class PartitionRecord(msgspec.Struct, array_like=True):
     `offsets` are the next to read, by topic; at start they win over those of the consumer group. `times` are the event
     times of the records before them, which those without a readable time take. `topic_ids` and `partitions` name the
     cluster and the layout that the offsets belong to. `counts` only ever grow. `row_version` is the highest encoding
-    version of a row that was written.
+    version of a row that was written. `next` names the topic whose next record the clock has already moved for.
     """
 
     clock: int = 0
@@ -93,6 +93,7 @@ class PartitionRecord(msgspec.Struct, array_like=True):
     shared: bytes | None = None
     format: int = FORMAT
     row_version: int = 0
+    next: str = ""
 
     def encode(self) -> bytes:
         return _encode(self)
