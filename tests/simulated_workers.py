@@ -16,6 +16,7 @@ from simulated_broker import PROCESS, Broker, Producer, SimulatedLoop
 from toy import LAYOUT, TOPICS, Op, Toy
 
 from worker.stream.committer import CommitSettings, Committer
+from worker.stream.connection import Connection
 from worker.stream.exits import EXIT_COMMIT_FAILED, EXIT_STOP_TIMEOUT
 from worker.stream.lane import Group, Lane, Lanes
 from worker.stream.partition import Partition
@@ -35,7 +36,7 @@ SETTINGS = CommitSettings(
     group="toy",
     transactional=True,
     interval_s=0.05,
-    connection={},
+    connection=Connection("nowhere:1"),
     idle_s=2.0,
     offsets_s=0.3,
     deadline_s=3.0,
