@@ -142,7 +142,7 @@ SETTINGS = [
     ({"partitions": 0}, "partitions = 0: Input should be greater than or equal to 1"),
     ({"horizon_days": 400}, "horizon_days = 400: Input should be less than or equal to 365"),
     ({"live_from": "2026-01-01T00:00:00"}, "live_from = '2026-01-01T00:00:00': Input should have timezone info"),
-    ({"salt": ""}, "salt = '': String should have at least 1 character"),
+    ({"salt": ""}, "salt: String should have at least 1 character"),
     ({"mode": "fast"}, "mode = 'fast': Input should be 'transactional' or 'plain'"),
     ({"colour": "red"}, "colour = 'red': Extra inputs are not permitted"),
 ]
