@@ -21,7 +21,6 @@ from worker.stream.lane import Group
 from worker.stream.partition import Layout, Partition
 from worker.stream.probe import topic_of
 from worker.stream.processor import NEVER, Count, Output, Tick
-from worker.stream.stores.memory import MemoryStore
 from worker.stream.stores.rocks import RocksStore
 from worker.stream.transport import StreamApp
 
@@ -192,19 +191,11 @@ def create_app(job):
         return job.partition(number, rows)
 
     return StreamApp(
-        job.app_id,
-        groups=(Group("counting", job.sources, open_partition, lambda _number, _work: (), has_rows=True),),
+        CommitSettings(job.app_id, Connection(job.bootstrap), transactional=job.transactional, idle_s=0.0),
+        groups=[Group("counting", job.sources, open_partition)],
         partitions=job.partitions,
-        commit_settings=CommitSettings(
-            group=job.app_id,
-            transactional=job.transactional,
-            interval_s=0.025,
-            connection=Connection(job.bootstrap),
-            idle_s=0.0,
-        ),
         session_timeout_s=job.session_timeout_s,
-        stuck_s=120.0,
-        row_store=RocksStore(Path(job.datadir, "rows")) if job.on_disk else MemoryStore(),
+        row_store=RocksStore(Path(job.datadir, "rows")) if job.on_disk else None,
         web_enabled=False,
         datadir=job.datadir,
     )

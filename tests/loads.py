@@ -33,6 +33,7 @@ from worker.replay import Fed
 from worker.settings import DEFAULT_PLAYBOOK
 from worker.simulate import CURRENCY, TIMEZONE, simulate
 from worker.stream.record import HEADER_BYTES, PARTITION_KEY, PartitionRecord
+from worker.stream.topics import changelog_of
 
 
 @dataclass
@@ -290,7 +291,7 @@ class Shop:
         self._directory = directory
         app_id = f"shop-{uuid4().hex[:8]}"
         self._config = story.config.model_copy(update={"broker": cluster.bootstrap, "app_id": app_id})
-        self._changelog = topics.changelog(self._config)
+        self._changelog = changelog_of(self._config.app_id)
         self._make_topics_anew()
         self._progress = Progress(cluster.bootstrap, self._changelog)
 

@@ -25,7 +25,7 @@ from worker.stream.strategies import Plain, Transactional
 
 CHANGELOG = "changelog"
 PLACES = [(topic, 0) for topic in TOPICS]
-GROUP = Group("toy", TOPICS, None, None, has_rows=True)
+GROUP = Group("toy", TOPICS, None)
 SESSION_S = 1.0
 HEARTBEAT_S = 0.3
 POLL_S = 0.02

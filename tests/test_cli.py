@@ -19,6 +19,7 @@ from worker.console import COLUMNS, command_lines
 from worker.recall import playbook
 from worker.settings import DEFAULT_PLAYBOOK
 from worker.stream.record import PartitionRecord
+from worker.stream.topics import changelog_of
 from worker.tally import Tally
 
 INVOICES = """InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country
@@ -237,7 +238,8 @@ def test_topics_are_created_once_and_playbooks_adopted_everywhere(kafka, monkeyp
     assert "created" not in recall("topics", "create")
     config = settings.load()
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
-    [described] = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topics.changelog(config))]).values()
+    changelog = ConfigResource(ConfigResource.Type.TOPIC, changelog_of(config.app_id))
+    [described] = admin.describe_configs([changelog]).values()
     assert described.result()["cleanup.policy"].value == "compact"
     assert described.result()["segment.ms"].value == "1800000"
     told = recall("adopt-playbook", DEFAULT_PLAYBOOK, "--at", "2026-01-05T00:00:00Z")

@@ -26,7 +26,7 @@ NOWHERE = Connection("localhost:1")
 SETTINGS = CommitSettings(
     "app", transactional=True, interval_s=0.1, connection=NOWHERE, idle_s=5.0, deadline_s=3.0, stop_s=2.0
 )
-GROUP = Group("partition", ("source", "control"), None, None, has_rows=True, first="control")
+GROUP = Group("partition", ("source", "control"), None, first="control")
 
 
 class Ended(BaseException):

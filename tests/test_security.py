@@ -14,6 +14,7 @@ from worker import settings, topics
 from worker.partitioner import Partitioner
 from worker.settings import SettingsError
 from worker.stream.exits import EXIT_REFUSED
+from worker.stream.topics import TopicsError
 from worker.stream.transport import faust_options
 
 PASSWORD = "a-secret-of-the-test"
@@ -258,7 +259,7 @@ def without(kind, name):
 def test_each_topic_and_the_group_are_missed_by_name(secured, scram, kind, name):
     secured.allow("User:recall", without(kind, name))
     try:
-        with pytest.raises(topics.TopicsError) as refused:
+        with pytest.raises(TopicsError) as refused:
             topics.check(settings.load(**scram))
     finally:
         secured.forbid("User:recall")
@@ -292,7 +293,7 @@ def test_each_operation_on_a_topic_is_missed_by_name(secured, scram):
     less = [grant._replace(operations=grant.operations[:1]) for grant in grants]
     secured.allow("User:recall", less)
     try:
-        with pytest.raises(topics.TopicsError) as refused:
+        with pytest.raises(TopicsError) as refused:
             topics.check(config)
     finally:
         secured.forbid("User:recall")

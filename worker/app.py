@@ -9,7 +9,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-import faust
 import orjson
 import structlog
 
@@ -22,7 +21,6 @@ from worker.stream.committer import CommitSettings
 from worker.stream.lane import Group, Work
 from worker.stream.partition import Partition
 from worker.stream.processor import Output
-from worker.stream.stores.memory import MemoryStore
 from worker.stream.stores.rocks import RocksStore
 from worker.stream.transport import StreamApp
 from worker.training import TrainerWork
@@ -39,8 +37,7 @@ log = structlog.get_logger("recall.start")
 PARTITION_LANES = "partition"
 UNIT_ROWS_MAX = 2048
 PLAIN_UNIT_ROWS_MAX = 100
-PLAIN_UNIT_BYTES_MAX = 800_000
-"""In plain mode the rows of a unit fit one record batch, and the partition record beside them."""
+"""In plain mode the rows of a unit must fit one record batch: so few do, as a rule, without a second attempt."""
 
 
 def wall_ms() -> int:
@@ -53,6 +50,16 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
     require_guards(config)
     connection = config.connection()
     transactional = config.mode == "transactional"
+    commits = CommitSettings(
+        config.app_id,
+        connection,
+        transactional=transactional,
+        interval_s=config.commit_interval_ms / 1000,
+        stop_s=config.stop_timeout_s,
+        # Whoever feeds in a history waits for each tick to be committed; a wall clock's ticks follow one another.
+        idle_s=60.0 if config.clock == "wall" else 0.0,
+        offsets_s=1.0 if config.clock == "wall" else 0.0,
+    )
     models = Models(connection)
     customers = bootstrap.customers(config, models.scorers)
 
@@ -63,7 +70,7 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
             customers,
             rows,
             rows_max=UNIT_ROWS_MAX if transactional else PLAIN_UNIT_ROWS_MAX,
-            bytes_max=None if transactional else PLAIN_UNIT_BYTES_MAX,
+            bytes_max=commits.unit_bytes_max,
         )
         in_force = partition.shared.playbook
         if in_force and not customers.knows(in_force):
@@ -95,24 +102,14 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
         return customers.sources_down(work.shared, work.clock)
 
     app = StreamApp(
-        config.app_id,
+        commits,
         groups=(
-            Group(PARTITION_LANES, SOURCE_TOPICS, open_partition, greet, has_rows=True, first=CONTROL, unready=unready),
-            Group("trainer", (TRAINING,), open_trainer, lambda _number, _work: (), has_rows=False),
+            Group(PARTITION_LANES, SOURCE_TOPICS, open_partition, greet, first=CONTROL, unready=unready),
+            Group("trainer", (TRAINING,), open_trainer, has_rows=False),
         ),
         partitions=config.partitions,
-        commit_settings=CommitSettings(
-            group=config.app_id,
-            transactional=transactional,
-            interval_s=config.commit_interval_ms / 1000,
-            connection=connection,
-            stop_s=config.stop_timeout_s,
-            # Whoever feeds in a history waits for each tick to be committed; a wall clock's ticks follow one another.
-            idle_s=60.0 if config.clock == "wall" else 0.0,
-            offsets_s=1.0 if config.clock == "wall" else 0.0,
-        ),
         session_timeout_s=config.session_timeout_s,
-        row_store=RocksStore(config.datadir / "rows") if config.store == "rocksdb" else MemoryStore(),
+        row_store=RocksStore(config.datadir / "rows") if config.store == "rocksdb" else None,
         find_topic_ids=(lambda: asyncio.to_thread(topics.ids, config)) if transactional else None,
         stuck_s=config.stuck_s,
         instance_id=config.instance_id,
@@ -164,14 +161,14 @@ def prepare(config: Settings) -> StreamApp:
     """
     require_guards(config)
     warnings = topics.check(config)
-    prepare_process()
+    log_as_json()
     for warning in [*warnings, *(f"{name} is no setting: it is not read" for name in settings.strangers())]:
         log.warning("found at the start", warning=warning)
     return create_app(config)
 
 
-def prepare_process() -> None:
-    """Set up what belongs to the process: logs as JSON lines, and a garbage collector that looks seldom."""
+def log_as_json() -> None:
+    """Write logs as JSON lines."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -180,14 +177,12 @@ def prepare_process() -> None:
             structlog.processors.JSONRenderer(),
         ]
     )
-    bootstrap.calm_gc()
 
 
 def start(app: StreamApp) -> None:
-    """Run an app as a process of its own; SIGTERM commits what is in hand and ends it."""
-    prepare_process()
-    app.finalize()
-    faust.Worker(app, loglevel="WARN", redirect_stdouts=False).execute_from_commandline()
+    """Run an app as a process of its own, until SIGTERM."""
+    log_as_json()
+    app.run()
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from typing import TYPE_CHECKING
 
@@ -19,16 +18,6 @@ if TYPE_CHECKING:
     from schemas.snapshots import Snapshot
     from worker.recall.risk.model import Scorer
     from worker.settings import Settings
-
-
-def calm_gc() -> None:
-    """Let the garbage collector look seldom, in a process that is a worker or a replay.
-
-    Rows are bytes, and what is made for a unit goes by its reference count: there is next to nothing to find, and
-    looking for it took a fifth of the CPU of a replay.
-    """
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
 
 
 def customers(settings: Settings, models: Mapping[int, Scorer]) -> Customers:

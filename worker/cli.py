@@ -383,12 +383,12 @@ def _data_set(files: list[Path]) -> Source | None:
 
 
 def _replay(config: Settings, files: list[Path], source: Source | None, out: Path | None, form: Form) -> None:
-    from worker import bootstrap
     from worker.outputs import Files
     from worker.replay import Replay
+    from worker.stream.process import calm_gc
     from worker.tally import Tally
 
-    bootstrap.calm_gc()
+    calm_gc()
     topics, total = _topics(files, source)
     console, tally = make_console(), Tally()
     with ExitStack() as stack:

@@ -29,6 +29,7 @@ from worker.feed import Feeder, FeedError
 from worker.settings import load
 from worker.sources import Accounting, Source, open_source
 from worker.stream.record import PARTITION_KEY, PartitionRecord
+from worker.stream.topics import TopicsError, changelog_of
 from worker.tally import Tally
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def run(data: Path | None, *, users: int = USERS, days: int = DAYS) -> int:
     show = prepare(data, users=users, days=days)
     try:
         return _run(show, console)
-    except (DemoError, FeedError, topics.TopicsError) as error:
+    except (DemoError, FeedError, TopicsError) as error:
         console.print(f"\nThe demo failed: {error}", soft_wrap=True)
         return 1
 
@@ -349,7 +350,7 @@ def _consumer(settings: Settings) -> Consumer:
 def last_record(settings: Settings, number: int) -> PartitionRecord:
     """Read the partition's own record, as last written, from the end of the changelog."""
     consumer = _consumer(settings)
-    place = TopicPartition(topics.changelog(settings), number)
+    place = TopicPartition(changelog_of(settings.app_id), number)
     try:
         low, end = consumer.get_watermark_offsets(place, timeout=_READ_S)
         start = end

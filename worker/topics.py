@@ -6,30 +6,22 @@ import time
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, ResourceType
 
 from schemas.topics import MODEL, SOURCE_TOPICS, TOPICS, TRAINING
 from worker.stream import probe
+from worker.stream import topics as stream_topics
+from worker.stream.topics import HOUR_MS, TIMEOUT_S, Outcome, TopicPlan, TopicsError, changelog_of, own_topics
 
 if TYPE_CHECKING:
     from worker.settings import Settings
 
-TIMEOUT_S: Final = 30.0
-CHANGELOG_MESSAGE_BYTES_MAX: Final = 2 * 1024 * 1024
-"""A record batch of rows is larger than most messages."""
 _FINAL: Final = {KafkaError._AUTHENTICATION, KafkaError._SSL}  # noqa: SLF001 - the client's only names for them
 """Errors that no waiting mends."""
 _DENIED: Final = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}
 _NOT_THERE: Final = "is not there"
 _NOT_ALLOWED: Final = "not allowed to this user"
-_CHANGELOG_SEGMENT_BYTES: Final = 256 * 1024 * 1024
-"""The open segment is not compacted, and read whole at a recovery."""
-_TOMBSTONES_DAYS: Final = 7
-"""Rows on disk can be gone on from for half of it: after that a dropped row might come back."""
-_BROKERS_DEFAULT: Final = -1
-"""For the replication factor: what the cluster is set to."""
-_HOUR_MS: Final = 60 * 60 * 1000
-_DAY_MS: Final = 24 * _HOUR_MS
+_DAY_MS: Final = 24 * HOUR_MS
 _FOREVER: Final = -1
 _YEAR_AND_MORE: Final = 400
 _RETENTION_DAYS: Final = {
@@ -43,18 +35,6 @@ _RETENTION_DAYS: Final = {
 """What is not named is kept; the registry says why."""
 
 
-class TopicsError(ValueError):
-    """The topics cannot be made, or not be used as they are; the message says which and why."""
-
-
-class TopicPlan(NamedTuple):
-    """A topic as it is to be."""
-
-    name: str
-    partitions: int
-    config: dict[str, str]
-
-
 class Grant(NamedTuple):
     """What the worker's user must be allowed to do; `prefix` is of a name, else the name is exact."""
 
@@ -62,23 +42,6 @@ class Grant(NamedTuple):
     name: str
     operations: tuple[str, ...]
     prefix: bool = False
-
-
-class Outcome(NamedTuple):
-    """What became of a plan: made now, or there already."""
-
-    plan: TopicPlan
-    created: bool
-
-
-def changelog(settings: Settings) -> str:
-    """Return the name of the topic that holds the rows.
-
-    >>> from worker.settings import load
-    >>> changelog(load(app_id="recall"))
-    'recall-rows-changelog'
-    """
-    return f"{settings.app_id}-rows-changelog"
 
 
 def plan(settings: Settings) -> list[TopicPlan]:
@@ -95,19 +58,8 @@ def plan(settings: Settings) -> list[TopicPlan]:
             days = None if recorded else _RETENTION_DAYS.get(topic.name)
             config["retention.ms"] = str(_FOREVER if days is None else days * _DAY_MS)
         plans.append(TopicPlan(topic.name, settings.partitions if topic.partitions == "source" else 1, config))
-    rows = {
-        "cleanup.policy": "compact",
-        "segment.ms": str(30 * 60 * 1000),
-        "segment.bytes": str(_CHANGELOG_SEGMENT_BYTES),
-        "min.cleanable.dirty.ratio": "0.2",
-        "delete.retention.ms": str(_TOMBSTONES_DAYS * _DAY_MS),
-        "max.message.bytes": str(CHANGELOG_MESSAGE_BYTES_MAX),
-    }
-    return [
-        *plans,
-        TopicPlan(changelog(settings), settings.partitions, {**rows, **stamped}),
-        TopicPlan(probe.topic_of(settings.app_id), 1, {"retention.ms": str(_HOUR_MS), **stamped}),
-    ]
+    own = own_topics(settings.app_id, settings.partitions)
+    return [*plans, *(plan._replace(config={**plan.config, **stamped}) for plan in own)]
 
 
 def create(settings: Settings) -> list[Outcome]:
@@ -117,23 +69,7 @@ def create(settings: Settings) -> list[Outcome]:
         TopicsError: naming each topic with another number of partitions, before any is made, or what the broker said.
 
     """
-    admin = AdminClient(settings.connection().librdkafka())
-    plans = plan(settings)
-    try:
-        there = {name: len(topic.partitions) for name, topic in admin.list_topics(timeout=TIMEOUT_S).topics.items()}
-    except KafkaException as error:
-        raise TopicsError(f"broker {settings.broker}: {error.args[0].str()}") from error
-    wrong = [
-        f"topic {name}: {there[name]} partitions; allowed is {partitions}{_reason(name)}"
-        for name, partitions, _ in plans
-        if there.get(name, partitions) != partitions
-    ]
-    if wrong:
-        raise TopicsError("\n  ".join([f"broker {settings.broker} has topics that do not fit:", *wrong]))
-    missing = [plan for plan in plans if plan.name not in there]
-    if missing:
-        _create(admin, settings, missing)
-    return [Outcome(plan, plan.name not in there) for plan in plans]
+    return stream_topics.create(settings.connection(), plan(settings), _reason)
 
 
 def grants(settings: Settings) -> list[Grant]:
@@ -160,7 +96,7 @@ def grants(settings: Settings) -> list[Grant]:
             found.append(Grant("topic", topic.name, tuple(operations)))
     return [
         *found,
-        Grant("topic", changelog(settings), ("read", "write", "describe_configs")),
+        Grant("topic", changelog_of(settings.app_id), ("read", "write", "describe_configs")),
         Grant("topic", probe.topic_of(settings.app_id), ("read", "write")),
         Grant("group", settings.app_id, ("read",)),
         Grant("group", f"{probe.topic_of(settings.app_id)}-", ("read",), prefix=True),
@@ -287,20 +223,9 @@ def _stamped_by_producers(admin: AdminClient) -> list[str]:
 def ids(settings: Settings) -> dict[str, str]:
     """Return the broker's ids of source topics and changelog: made anew, a topic of the same name has another one."""
     admin = AdminClient(settings.connection().librdkafka())
-    described = admin.describe_topics(TopicCollection([*SOURCE_TOPICS, changelog(settings)]), request_timeout=TIMEOUT_S)
+    names = [*SOURCE_TOPICS, changelog_of(settings.app_id)]
+    described = admin.describe_topics(TopicCollection(names), request_timeout=TIMEOUT_S)
     return {name: str(future.result().topic_id) for name, future in described.items()}
-
-
-def _create(admin: AdminClient, settings: Settings, missing: list[TopicPlan]) -> None:
-    wanted = [NewTopic(name, partitions, _BROKERS_DEFAULT, config=config) for name, partitions, config in missing]
-    failed = []
-    for name, future in admin.create_topics(wanted, request_timeout=TIMEOUT_S).items():
-        try:
-            future.result()
-        except KafkaException as error:
-            failed.append(f"topic {name}: {error.args[0].str()}")
-    if failed:
-        raise TopicsError("\n  ".join([f"broker {settings.broker} refused:", *failed]))
 
 
 def _reason(name: str) -> str:

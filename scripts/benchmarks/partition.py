@@ -15,9 +15,9 @@ from pathlib import Path
 
 from aggregate import OUTPUT_EVERY, Aggregate, Record, Totals, decode, encode, read, spread
 
-from worker import bootstrap
 from worker.stream.dead_letters import DeadLetters
 from worker.stream.partition import Layout, Partition
+from worker.stream.process import calm_gc
 from worker.stream.processor import Output
 
 PARTITIONS = 4
@@ -99,7 +99,7 @@ def add_arguments(parser):
 
 def run(arguments):
     if arguments.one:
-        bootstrap.calm_gc()
+        calm_gc()
         print(json.dumps(measure(arguments.events, arguments.users)))
         return
     size = ["--events", str(arguments.events), "--users", str(arguments.users)]

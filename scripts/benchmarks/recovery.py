@@ -25,6 +25,7 @@ from worker.app import create_app, start
 from worker.replay import Replay, by_topic
 from worker.simulate import CURRENCY, TIMEZONE, simulate
 from worker.stream.record import RESERVED
+from worker.stream.topics import changelog_of
 
 USERS = 400
 DAYS = 182
@@ -105,7 +106,7 @@ def fill(shop, count):
         }
     )
     producer.init_transactions(30)
-    changelog = topics.changelog(shop)
+    changelog = changelog_of(shop.app_id)
     for first in range(0, count, COMMIT_ROWS * shop.partitions):
         producer.begin_transaction()
         for number in range(first, min(count, first + COMMIT_ROWS * shop.partitions)):

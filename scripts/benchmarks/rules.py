@@ -30,6 +30,7 @@ from worker.replay import Fed, Replay
 from worker.simulate import CURRENCY, TIMEZONE, simulate
 from worker.sources import history
 from worker.stream.partition import Partition
+from worker.stream.process import calm_gc
 from worker.stream.processor import Attach
 
 EVENTS_A_CUSTOMER_AND_DAY = 1.44
@@ -205,7 +206,7 @@ def add_arguments(parser):
 
 def run(arguments):
     if arguments.one:
-        bootstrap.calm_gc()
+        calm_gc()
         print(json.dumps(RUNS[arguments.one](arguments.history)))
         return
     with tempfile.TemporaryDirectory() as scratch:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from aggregate import Aggregate, Record, Totals, encode, spread
 
-from worker import bootstrap
 from worker.stream.dead_letters import DeadLetters
 from worker.stream.partition import Layout, Partition
+from worker.stream.process import calm_gc
 from worker.stream.record import pack_row
 
 DUE_MS = 1_735_689_600_000
@@ -77,7 +77,7 @@ def add_arguments(parser):
 
 def run(arguments):
     if arguments.one:
-        bootstrap.calm_gc()
+        calm_gc()
         print(json.dumps(measure(arguments.users, postponed=CASES[arguments.one])))
         return
     report = {"python": sys.version.split()[0], "runs": arguments.runs, "users": arguments.users}

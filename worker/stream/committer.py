@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 GATHERED_BYTES_MAX = 8_000_000
 """What may wait for a commit before the lane stops working ahead."""
+PARTITION_RECORD_BYTES_MAX = 100_000
 RECORD_OVERHEAD_BYTES = 64
 """At most, of a record and its share in the header of its batch."""
 
@@ -30,9 +31,10 @@ class CommitSettings(NamedTuple):
     """How commits are made, and over which connection."""
 
     group: str
-    transactional: bool
-    interval_s: float
+    """The consumer group, and the app's id: the name under which everything is kept."""
     connection: Connection
+    transactional: bool = True
+    interval_s: float = 0.025
     idle_s: float = 60.0
     """How often offsets are committed where nothing but the clock moves."""
     offsets_s: float = 1.0
@@ -46,6 +48,14 @@ class CommitSettings(NamedTuple):
     stop_s: float = 8.0
     """For the last commits of all lanes, when they are taken away or the worker stops."""
     retry_backoff_ms: int = 10
+
+    @property
+    def unit_bytes_max(self) -> int | None:
+        """What the rows of a unit of work may come to; None for any.
+
+        Without transactions a unit's rows and, beside them, the partition record must fit one record batch.
+        """
+        return None if self.transactional else self.batch_bytes_max - PARTITION_RECORD_BYTES_MAX
 
 
 class Commit(NamedTuple):

@@ -56,8 +56,8 @@ class Group(NamedTuple):
     name: str
     topics: tuple[str, ...]
     open: Callable[[int, MutableMapping[bytes, bytes]], Awaitable[Work]]
-    greet: Callable[[int, Work], Iterable[Output]]
-    has_rows: bool
+    greet: Callable[[int, Work], Iterable[Output]] = lambda _number, _work: ()
+    has_rows: bool = True
     first: str | None = None
     unready: Callable[[Work], Iterable[str]] = lambda _work: ()
 

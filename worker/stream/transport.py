@@ -28,8 +28,10 @@ from worker.stream.exits import EXIT_REFUSED, die
 from worker.stream.internals import RefusedError
 from worker.stream.lane import Lane, Lanes
 from worker.stream.metrics import Metrics, StreamCollector
+from worker.stream.process import calm_gc
 from worker.stream.recovery import BatchTableManager
 from worker.stream.store import TableStore
+from worker.stream.stores.memory import MemoryStore
 from worker.stream.strategies import choose
 from worker.stream.watch import Watch
 
@@ -337,30 +339,30 @@ class StreamApp(faust.App):  # type: ignore[misc]
 
     def __init__(
         self,
-        app_id: str,
+        commits: CommitSettings,
         *,
         groups: Sequence[Group],
         partitions: int,
-        commit_settings: CommitSettings,
-        session_timeout_s: float,
-        stuck_s: float,
-        row_store: Store,
+        session_timeout_s: float = 10.0,
+        stuck_s: float = 120.0,
+        row_store: Store | None = None,
         find_topic_ids: Callable[[], Awaitable[Mapping[str, str]]] | None = None,
         instance_id: str | None = None,
         **options: Any,
     ) -> None:
         """Make the app: `partitions` are those of the groups that have rows; the others have one.
 
-        `find_topic_ids` asks the broker for the ids of source topics and changelog; there are brokers that have none. A
-        process with an `instance_id` does not leave when it stops: it has the session timeout to come back. One that
-        has stood still for `stuck_s` with work to do ends itself.
+        Rows are kept in memory where no `row_store` is given. `find_topic_ids` asks the broker for the ids of source
+        topics and changelog; there are brokers that have none. A process with an `instance_id` does not leave when it
+        stops: it has the session timeout to come back. One that has stood still for `stuck_s` with work to do ends
+        itself.
         """
         internals.check()
-        self.row_store = row_store
+        self.row_store = row_store or MemoryStore()
         self._find_topic_ids = find_topic_ids
         self.groups = tuple(groups)
         self.partitions = partitions
-        self.commit_settings = commit_settings
+        self.commit_settings = commits
         self.topic_ids: Mapping[str, str] = {}
         """The broker's ids of source topics and changelog, where it tells them."""
         self.tombstones_ms = 0
@@ -369,11 +371,11 @@ class StreamApp(faust.App):  # type: ignore[misc]
             # The broker answers a restart with the assignment of before, which names the process by its URL.
             options |= {"consumer_group_instance_id": instance_id, "canonical_url": f"http://{instance_id}"}
         super().__init__(
-            app_id,
+            commits.group,
             TableManager=BatchTableManager,
             Table=RowTable,
             store="memory://",
-            **faust_options(commit_settings.connection),
+            **faust_options(commits.connection),
             topic_partitions=partitions,
             topic_disable_leader=True,
             table_standby_replicas=0,  # nobody fences a standby's changelog, and none is read after recovery
@@ -388,15 +390,21 @@ class StreamApp(faust.App):  # type: ignore[misc]
             **options,
         )
         self.rows = self.Table("rows", key_type=bytes, value_type=bytes, partitions=partitions)
-        self.lanes = Lanes(self.groups, self._make_lane, commit_settings.stop_s, die=die)
+        self.lanes = Lanes(self.groups, self._make_lane, commits.stop_s, die=die)
         self.metrics = Metrics(group.name for group in self.groups)
-        self.watch = Watch(self, stuck_s, None if commit_settings.transactional else session_timeout_s / 2)
+        self.watch = Watch(self, stuck_s, None if commits.transactional else session_timeout_s / 2)
         self.metrics.registry.register(StreamCollector(self.watch, self.lanes, self._row_count))
         for group in self.groups:
             self.agent(self.topic(*group.topics, key_type=bytes, value_type=bytes), name=group.name)(self._hand_over)
 
+    def run(self) -> None:
+        """Run as a process of its own, until SIGTERM: it commits what is in hand and ends."""
+        self.finalize()
+        faust.Worker(self, loglevel="WARN", redirect_stdouts=False).execute_from_commandline()
+
     async def on_first_start(self) -> None:
         """Refuse a broker that cannot do what the commits need."""
+        calm_gc()
         await super().on_first_start()
         settings = self.commit_settings
         if settings.transactional:

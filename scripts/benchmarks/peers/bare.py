@@ -9,7 +9,9 @@ import asyncio
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from common import arguments, calm_gc, result
+from common import arguments, result
+
+from worker.stream.process import calm_gc
 
 PARTITIONS = range(4)
 

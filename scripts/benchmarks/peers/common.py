@@ -7,7 +7,6 @@ been consumed.
 """
 
 import functools
-import gc
 import sys
 from typing import NamedTuple
 
@@ -27,12 +26,6 @@ class Arguments(NamedTuple):
 def arguments():
     """Return the peer's arguments, and what follows them."""
     return Arguments(*sys.argv[1:6]), sys.argv[6:]
-
-
-def calm_gc():
-    """Let the garbage collector look seldom, as the worker does: there is next to nothing for it to find."""
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
 
 
 @functools.cache

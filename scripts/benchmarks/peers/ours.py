@@ -1,32 +1,23 @@
-"""Our stream: a processor of a few lines on `StreamApp`, run by `transactional` or `plain`.
+"""Our stream: a processor of five methods on `StreamApp`, run by `transactional` or `plain`.
 
 Durability: rows in a compacted topic. Transactional: rows, results and offsets of a commit are one Kafka transaction,
 at most 25 ms apart. Plain: results first, then rows and offsets in one record batch.
 """
 
-from typing import ClassVar
-
-import faust
 import orjson
-from common import arguments, calm_gc, result
+from common import arguments, result
 
 from worker.stream.committer import CommitSettings
 from worker.stream.connection import Connection
-from worker.stream.dead_letters import DeadLetters
-from worker.stream.lane import Group
-from worker.stream.partition import Layout, Partition
-from worker.stream.processor import NEVER, Output
-from worker.stream.stores.memory import MemoryStore
+from worker.stream.keyed import Keyed, keyed
+from worker.stream.processor import Output
 from worker.stream.transport import StreamApp
 
 PARTITIONS = 4
 
 
-class Totals:
-    """A `Processor` whose state is [count, total, seen]; it has no timers, decisions or shared state."""
-
-    version = 1
-    earlier: ClassVar = {}
+class Totals(Keyed):
+    """The state of a user is [count, total, seen]."""
 
     def __init__(self, sink):
         self.sink = sink
@@ -53,42 +44,18 @@ class Totals:
         user = event["userId"]
         return (Output(self.sink, user.encode(), result(user, *state, at)),)
 
-    # What a processor without timers and shared state has to say all the same.
-
-    def next_due(self, _state):
-        return NEVER
-
-    def shared_due(self, _shared):
-        return NEVER
-
-    def decode_shared(self, _raw):
-        return None
-
-    def encode_shared(self, _shared):
-        return b""
-
 
 def main():
     (bootstrap, source, sink, app_id, directory), [mode] = arguments()
-    transactional = mode == "transactional"
-
-    async def open_partition(number, rows):
-        layout = Layout(number, (source,), DeadLetters(f"{app_id}-dead-letter", salt=b""))
-        return Partition(layout, Totals(sink), rows, bytes_max=None if transactional else 800_000)
-
+    commits = CommitSettings(app_id, Connection(bootstrap), transactional=mode == "transactional")
     app = StreamApp(
-        app_id,
-        groups=[Group("totals", (source,), open_partition, greet=lambda _number, _work: (), has_rows=True)],
+        commits,
+        groups=[keyed("totals", [source], Totals(sink), commits)],
         partitions=PARTITIONS,
-        commit_settings=CommitSettings(app_id, transactional, interval_s=0.025, connection=Connection(bootstrap)),
-        session_timeout_s=10,
-        row_store=MemoryStore(),
         web_enabled=False,
         datadir=directory,
     )
-    app.finalize()
-    calm_gc()
-    faust.Worker(app, loglevel="WARN", redirect_stdouts=False).execute_from_commandline()
+    app.run()
 
 
 if __name__ == "__main__":
