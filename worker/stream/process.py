@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 
 
@@ -13,3 +14,4 @@ def calm_gc() -> None:
     """
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+    atexit.register(gc.unfreeze)  # the interpreter's last look must see everything, or extensions report leaks
