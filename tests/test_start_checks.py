@@ -2,17 +2,23 @@
 
 import asyncio
 import inspect
+import time
 from types import FunctionType
 
 import pytest
-from aiokafka.errors import KafkaConnectionError
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from mode.services import ServiceTask
+from typer.testing import CliRunner
 
+from worker import topics
+from worker.cli import app
 from worker.stream import internals, probe, recovery, transport
 from worker.stream.committer import CommitSettings
+from worker.stream.connection import Connection
+from worker.stream.exits import EXIT_UNAVAILABLE, UnavailableError
 from worker.stream.internals import RefusedError
 
+SETTINGS = CommitSettings(group="app", transactional=True, interval_s=0.025, connection=Connection("127.0.0.1:1"))
 OVERRIDABLE = (FunctionType, property, ServiceTask)
 
 
@@ -63,10 +69,36 @@ def test_a_broker_that_only_says_that_it_has_transactions_is_refused(embedded):
         asyncio.run(probe.check_transactions({"bootstrap_servers": embedded.address}, "app", deadline_s=10))
 
 
+NOBODY = {"bootstrap_servers": "127.0.0.1:1"}
+
+
 def test_a_broker_that_is_not_there_is_no_refusal():
     """It may come back: a supervisor is to try again, which it does not after a refusal."""
-    with pytest.raises(KafkaConnectionError):
-        asyncio.run(probe.check_transactions({"bootstrap_servers": "127.0.0.1:1"}, "app", deadline_s=10))
+    with pytest.raises(UnavailableError, match="does not answer"):
+        asyncio.run(probe.check_transactions(NOBODY, "app", deadline_s=10))
+    with pytest.raises(UnavailableError, match="does not answer"):
+        asyncio.run(probe.check_topics(NOBODY, SETTINGS, "changelog"))
+
+
+def test_a_coordinator_that_is_not_ready_yet_is_no_refusal(embedded):
+    embedded.create_topic(probe.topic_of("slow"), partitions=1)
+    with pytest.raises(UnavailableError, match=r"within 0 s.*transaction coordinator"):
+        asyncio.run(probe.check_transactions({"bootstrap_servers": embedded.address}, "slow", deadline_s=0.001))
+
+
+def test_a_worker_that_finds_no_broker_says_so_in_a_line_and_asks_for_another_try(monkeypatch):
+    monkeypatch.setattr(topics, "TIMEOUT_S", 0.1)
+    environment = {"RECALL_BROKER": "127.0.0.1:1", "RECALL_LIVE_FROM": "2026-01-05T00:00:00Z", "RECALL_DRY_RUN": "true"}
+    result = CliRunner().invoke(app, ["worker"], env=environment)
+    assert result.exit_code == EXIT_UNAVAILABLE
+    assert result.stderr.startswith("recall: broker 127.0.0.1:1 by PLAINTEXT: ")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.kafka
+def test_a_missing_topic_to_try_transactions_on_is_named(kafka):
+    with pytest.raises(RefusedError, match=r"topic missing-probe, .* is not there: make it, with one partition"):
+        asyncio.run(probe.check_transactions({"bootstrap_servers": kafka.bootstrap}, "missing", deadline_s=30))
 
 
 @pytest.mark.kafka
@@ -95,11 +127,16 @@ def test_a_changelog_that_would_lose_rows_is_refused(kafka, name, value, said):
         resource = ConfigResource(ConfigResource.Type.TOPIC, changelog, incremental_configs=changes)
         for future in admin.incremental_alter_configs([resource]).values():
             future.result(10)
+        while any(told()[key].value != value for key, value in entries.items()):  # the broker learns of it later
+            time.sleep(0.02)
+
+    def told():
+        [future] = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, changelog)]).values()
+        return future.result(10)
 
     connection = {"bootstrap_servers": kafka.bootstrap}
-    settings = CommitSettings(group="app", transactional=True, interval_s=0.025, connection=connection)
     set_to(**{"cleanup.policy": "compact"})
-    asyncio.run(probe.check_topics(connection, settings, changelog))
+    asyncio.run(probe.check_topics(connection, SETTINGS, changelog))
     set_to(**{name: value})
     with pytest.raises(RefusedError, match=said):
-        asyncio.run(probe.check_topics(connection, settings, changelog))
+        asyncio.run(probe.check_topics(connection, SETTINGS, changelog))

@@ -157,6 +157,7 @@ def prepare(config: Settings) -> StreamApp:
     Raises:
         SettingsError: where settings are missing.
         TopicsError: where the brokers do not take the worker in, or its topics do not fit.
+        UnavailableError: where no broker answers.
 
     """
     require_guards(config)

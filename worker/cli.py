@@ -22,6 +22,7 @@ from worker.console import (
     reasons,
     record_facts,
 )
+from worker.stream.exits import EXIT_UNAVAILABLE, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,13 +71,13 @@ def main() -> None:
 
 @contextmanager
 def plainly() -> Iterator[None]:
-    """Let what is wrong with files and settings end the command with a message in place of a traceback."""
+    """Let what is wrong with files, settings and brokers end the command with a message in place of a traceback."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, UnavailableError) as error:
         lines = [line if len(line) <= LINE_MAX else f"{line[:LINE_MAX]}..." for line in str(error).splitlines()]
         make_console(stderr=True).print("recall: " + "\n".join(lines), soft_wrap=True)
-        raise typer.Exit(WRONG) from error
+        raise typer.Exit(EXIT_UNAVAILABLE if isinstance(error, UnavailableError) else WRONG) from error
 
 
 @app.command()

@@ -11,6 +11,7 @@ from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, Res
 from schemas.topics import MODEL, SOURCE_TOPICS, TOPICS, TRAINING
 from worker.stream import probe
 from worker.stream import topics as stream_topics
+from worker.stream.exits import UnavailableError
 from worker.stream.topics import HOUR_MS, TIMEOUT_S, Outcome, TopicPlan, TopicsError, changelog_of, own_topics
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ def check(settings: Settings) -> list[str]:
     Returns what is no reason to stay away, yet must be known.
 
     Raises:
-        TopicsError: naming all that is missing, or what the broker said; after `TIMEOUT_S` seconds at most.
+        TopicsError: naming all that is missing, or what the broker said.
+        UnavailableError: where no broker has answered for `TIMEOUT_S` seconds.
 
     """
     admin = _reached(settings)
@@ -192,7 +194,8 @@ def _reached(settings: Settings) -> AdminClient:
             final = [one for one in said if one.code() in _FINAL]
             if final or time.monotonic() > deadline:
                 reason = (final or said[-1:] or [error.args[0]])[-1]
-                raise TopicsError(f"broker {settings.broker} by {settings.security_protocol}: {reason.str()}") from None
+                told = f"broker {settings.broker} by {settings.security_protocol}: {reason.str()}"
+                raise (TopicsError if final else UnavailableError)(told) from None
         else:
             return admin
 
@@ -221,11 +224,19 @@ def _stamped_by_producers(admin: AdminClient) -> list[str]:
 
 
 def ids(settings: Settings) -> dict[str, str]:
-    """Return the broker's ids of source topics and changelog: made anew, a topic of the same name has another one."""
+    """Return the broker's ids of source topics and changelog: made anew, a topic of the same name has another one.
+
+    Raises:
+        UnavailableError: where the broker does not tell.
+
+    """
     admin = AdminClient(settings.connection().librdkafka())
     names = [*SOURCE_TOPICS, changelog_of(settings.app_id)]
     described = admin.describe_topics(TopicCollection(names), request_timeout=TIMEOUT_S)
-    return {name: str(future.result().topic_id) for name, future in described.items()}
+    try:
+        return {name: str(future.result().topic_id) for name, future in described.items()}
+    except KafkaException as error:
+        raise UnavailableError(f"broker {settings.broker}: the topics' ids: {_plainly(error)}") from error
 
 
 def _reason(name: str) -> str:

@@ -9,6 +9,7 @@ import structlog
 
 log = structlog.get_logger("recall.exit")
 
+EXIT_UNAVAILABLE = 69
 EXIT_COMMIT_FAILED = 70
 EXIT_LEFTOVER = 71
 EXIT_WORK_FAILED = 72
@@ -17,6 +18,10 @@ EXIT_STUCK = 75
 EXIT_STALLED = 76
 EXIT_STORE_FAILED = 77
 EXIT_REFUSED = 78
+
+
+class UnavailableError(RuntimeError):
+    """The broker does not answer now: the worker cannot start, and a new process is to try again."""
 
 
 class Die(Protocol):

@@ -7,6 +7,7 @@ broker a crash would lose rows or double them, and nothing would say so; hence a
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
@@ -14,12 +15,13 @@ import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
+from worker.stream.exits import UnavailableError
 from worker.stream.internals import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from worker.stream.committer import CommitSettings
 
@@ -38,23 +40,58 @@ async def check_transactions(connection: Mapping[str, Any], app_id: str, deadlin
 
     Raises:
         RefusedError: saying what the broker did, or did not.
-        KafkaError: where it may do it another time.
+        UnavailableError: where it may do it another time.
 
     """
+    topic = topic_of(app_id)
     try:
-        await asyncio.wait_for(_try_out(connection, app_id), deadline_s)
-    except TimeoutError:
-        raise RefusedError(
-            f"transactions: the broker did not carry one out within {deadline_s:.0f} s. Look at its transaction "
-            f"coordinator (transaction.state.log.*), or choose the plain mode, for one process"
+        async with asyncio.timeout(deadline_s):
+            with _answering():
+                await _require(connection, topic)
+                await _try_out(connection, app_id)
+    except TimeoutError:  # a coordinator that loads its log answers later
+        raise UnavailableError(
+            f"transactions: the broker did not carry one out within {deadline_s:.0f} s. Where that stays so, look at "
+            f"its transaction coordinator (transaction.state.log.*), or choose the plain mode, for one process"
         ) from None
     except KafkaError as error:
-        if error.retriable:  # a broker that is away for a moment: a new process tries again
-            raise
         raise RefusedError(
-            f"transactions: the broker refused one on topic {topic_of(app_id)}: {error!r}. Make the topic, allow "
+            f"transactions: the broker refused one on topic {topic}: {error!r}. Allow this user the topic, and "
             f"transactional ids and groups that begin with {app_id}, or choose the plain mode, for one process"
         ) from error
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Tell a broker that is away for a moment from one that says no."""
+    try:
+        yield
+    except KafkaError as error:
+        if not error.retriable:
+            raise
+        raise UnavailableError(
+            f"the broker does not answer: {error!r}. Look whether it runs, and is reached"
+        ) from error
+
+
+@asynccontextmanager
+async def _admin(connection: Mapping[str, Any]) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(**connection)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def _require(connection: Mapping[str, Any], topic: str) -> None:
+    """Refuse where the topic is not there: a producer would wait for it until the deadline, and not say so."""
+    async with _admin(connection) as admin:
+        [described] = await admin.describe_topics([topic])
+    if described["error_code"] == UnknownTopicOrPartitionError.errno:
+        raise RefusedError(
+            f"topic {topic}, on which transactions are tried out, is not there: make it, with one partition"
+        )
 
 
 async def _try_out(connection: Mapping[str, Any], app_id: str) -> None:
@@ -108,14 +145,12 @@ async def check_topics(connection: Mapping[str, Any], settings: CommitSettings, 
 
     Raises:
         RefusedError: naming the topic, the setting, its value and what is allowed.
+        UnavailableError: where the broker does not answer.
 
     """
-    admin = AIOKafkaAdminClient(**connection)
-    await admin.start()
-    try:
-        found = await _configs(admin, changelog)
-    finally:
-        await admin.close()
+    with _answering():
+        async with _admin(connection) as admin:
+            found = await _configs(admin, changelog)
     if found is None:
         return 0
     if found["cleanup.policy"] != "compact":

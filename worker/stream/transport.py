@@ -24,7 +24,7 @@ from faust.types.tuples import ConsumerMessage
 
 from worker.stream import internals, probe
 from worker.stream.committer import Commit, CommitSettings, Committer
-from worker.stream.exits import EXIT_REFUSED, die
+from worker.stream.exits import EXIT_REFUSED, EXIT_UNAVAILABLE, UnavailableError, die
 from worker.stream.internals import RefusedError
 from worker.stream.lane import Lane, Lanes
 from worker.stream.metrics import Metrics, StreamCollector
@@ -403,17 +403,22 @@ class StreamApp(faust.App):  # type: ignore[misc]
         faust.Worker(self, loglevel="WARN", redirect_stdouts=False).execute_from_commandline()
 
     async def on_first_start(self) -> None:
-        """Refuse a broker that cannot do what the commits need."""
+        """Refuse a broker that cannot do what the commits need; where it does not answer, leave it to a new process."""
         calm_gc()
         await super().on_first_start()
+        try:
+            await self._check_broker()
+        except RefusedError as error:
+            die(EXIT_REFUSED, "refused to start", reason=str(error))
+        except UnavailableError as error:
+            die(EXIT_UNAVAILABLE, "could not start", reason=str(error))
+
+    async def _check_broker(self) -> None:
         settings = self.commit_settings
         if settings.transactional:
-            try:
-                connection, topic = settings.connection.aiokafka(), self.rows.changelog_topic_name
-                self.tombstones_ms = await probe.check_topics(connection, settings, topic)
-                await probe.check_transactions(connection, self.conf.id, settings.deadline_s)
-            except RefusedError as error:
-                die(EXIT_REFUSED, "refused to start", reason=str(error))
+            connection, topic = settings.connection.aiokafka(), self.rows.changelog_topic_name
+            self.tombstones_ms = await probe.check_topics(connection, settings, topic)
+            await probe.check_transactions(connection, self.conf.id, settings.deadline_s)
         if self._find_topic_ids is not None:
             self.topic_ids = await self._find_topic_ids()
 
