@@ -13,10 +13,12 @@ from types import SimpleNamespace
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from faust.tables.recovery import ServiceStopped
 from faust.types import TP
 from live import CHANGELOG, PARTITIONS, ROOT
 
 from worker import settings, topics
+from worker.stream.exits import EXIT_STUCK
 from worker.stream.record import PARTITION_KEY, PartitionRecord, attachment_key, pack_row
 from worker.stream.recovery import BatchRecovery
 from worker.stream.transport import BatchConsumer
@@ -226,3 +228,55 @@ def test_what_was_fetched_and_not_applied_does_not_count_as_recovered(happens):
     recovery.check_ended(consumer)
     assert recovery.in_recovery
     assert recovery.active_offsets[CHANGELOG_TP] == 4
+
+
+class Kept:
+    """A store that remembers whether it was told of the end."""
+
+    def __init__(self):
+        self.told = []
+
+    def is_open(self, _partition):
+        return True
+
+    def recovered(self, partition):
+        self.told.append(partition)
+
+
+@pytest.mark.parametrize(("read_to", "told"), [(4, []), (9, [0])], ids=["half", "to the end"])
+def test_a_recovery_that_a_rebalance_or_a_stop_ends_early_is_not_noted_on_disk_as_complete(read_to, told):
+    """Faust ends it all the same; rows on disk would pass for those of now, and outlive the tombstones they need."""
+    recovery, store = half_read(), Kept()
+    recovery.app.conf.consumer_max_fetch_size = 1
+    recovery.app.consumer = SimpleNamespace(fetch_at_once=lambda _: None)
+    recovery.tp_to_table[CHANGELOG_TP] = SimpleNamespace(data=store)
+    recovery.active_offsets[CHANGELOG_TP] = read_to
+    recovery._set_recovery_ended()
+    assert store.told == told
+
+
+def test_a_step_of_a_recovery_that_takes_too_long_ends_the_process(monkeypatch):
+    """Faust takes it for a stop, and would never recover again."""
+    ends = []
+    monkeypatch.setattr("worker.stream.recovery.die", lambda code, event, **fields: ends.append((code, event, fields)))
+
+    async def main():
+        with pytest.raises(ServiceStopped):
+            await half_read()._wait(asyncio.sleep(60), timeout=0.01)
+
+    asyncio.run(main())
+    [(code, _, fields)] = ends
+    assert code == EXIT_STUCK
+    assert fields["allowed_s"] == 0.01
+
+
+def test_a_recovery_that_is_stopped_ends_as_it_is(monkeypatch):
+    monkeypatch.setattr("worker.stream.recovery.die", lambda *_, **__: pytest.fail("ended"))
+
+    async def main():
+        recovery = half_read()
+        asyncio.get_running_loop().call_soon(recovery._stopped.set)
+        with pytest.raises(ServiceStopped):
+            await recovery._wait(asyncio.sleep(60), timeout=5)
+
+    asyncio.run(main())

@@ -40,6 +40,7 @@ SOURCES: Final = {
     "faust.tables.recovery:Recovery._set_recovery_ended": "84badf3f2cfe0d02",
     "faust.tables.recovery:Recovery._set_recovery_started": "bcfebf81ae13fc75",
     "faust.tables.recovery:Recovery._slurp_changelogs": "7825c7e50f766d5a",
+    "faust.tables.recovery:Recovery._wait": "ec7429b70176f8c6",
     "faust.tables.recovery:Recovery.need_recovery": "fd1dc345b5d5e121",
     "faust.transport.consumer:Consumer._drain_messages": "44a2500309e83c63",
     "faust.transport.consumer:Consumer.on_partitions_assigned": "29ce96596f05a18c",

@@ -1,7 +1,6 @@
 """Recovery from the changelog by whole batches, inside Faust's own sequence.
 
-Overrides internals of faust-streaming 0.15.3: `TableManager.recovery` and, of `Recovery`, the highwaters (the fence
-comes first), the seek, the record-by-record loop and the start.
+What is overridden of Faust's internals is listed in `internals`, and checked there.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from faust.tables.manager import TableManager
-from faust.tables.recovery import Recovery
+from faust.tables.recovery import Recovery, ServiceStopped
 from mode import Service
 
-from worker.stream.exits import EXIT_REFUSED, EXIT_STORE_FAILED, die
+from worker.stream.exits import EXIT_REFUSED, EXIT_STORE_FAILED, EXIT_STUCK, die
 from worker.stream.health import RecoveryState
 from worker.stream.stores import Changelog, StoreError
 
@@ -110,13 +109,30 @@ class BatchRecovery(Recovery):  # type: ignore[misc]
             self.signal_recovery_end.set()
 
     def _set_recovery_ended(self) -> None:
-        """Take note in the store, whether there was something to read or not."""
+        """Take note in the store, whether there was something to read or not.
+
+        Faust also calls it where a rebalance or a stop came in between.
+        """
         with ending_in_failure():
             for tp in self.active_tps:
-                if (store := self.tp_to_table[tp].data).is_open(tp.partition):  # else the next assignment is under way
+                if (store := self.tp_to_table[tp].data).is_open(tp.partition) and self._read_to_end(tp):
                     store.recovered(tp.partition)
         self.app.consumer.fetch_at_once(self.app.conf.consumer_max_fetch_size)
         super()._set_recovery_ended()
+
+    def _read_to_end(self, tp: TP) -> bool:
+        seen, last = self.active_offsets.get(tp), self.active_highwaters[tp]
+        return bool((-1 if seen is None else seen) >= last)
+
+    async def _wait(self, coro: Any, timeout: float | None = None) -> None:  # noqa: ASYNC109 - Faust's signature
+        """Wait for a step of the recovery; Faust takes one that takes too long for a stop, and never recovers again."""
+        try:
+            await super()._wait(coro, timeout)
+        except ServiceStopped:
+            if not self.should_stop:
+                event = "a step of the recovery, or the seek after it, took too long: is the broker slow?"
+                die(EXIT_STUCK, event, allowed_s=timeout)
+            raise
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _slurp_changelogs(self) -> None:
