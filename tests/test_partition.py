@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from toy import DAY, DECISIONS, LAYOUT, SILENCE, TOPICS, WAKES, Driver, Interpreter, Op, Toy, history
 
 from worker.stream.partition import Partition
-from worker.stream.processor import NEVER
+from worker.stream.processor import NEVER, Directive
 from worker.stream.record import PARTITION_KEY, QUARANTINED, read_header
 from worker.stream.work import WAKES_WITHOUT_PROGRESS_MAX
 
@@ -401,6 +401,24 @@ def test_a_directive_that_raises_is_a_dead_letter():
     outcome = run(left=[(b"a", Op(100)), (b"a", Op(110))], control=[later(-1, None), later(-1, 105), later(1, None)])
     assert [(letter["stage"], letter["offset"]) for letter in outcome.dead] == [("directive", 0), ("directive", 1)]
     assert directed(outcome) == [(1, 100)]
+
+
+class Ahead(Toy):
+    """Directives act before they are merged, too."""
+
+    def parse(self, topic, key, value, recorded_at):
+        at, body = super().parse(topic, key, value, recorded_at)
+        return at, body._replace(ahead=True) if isinstance(body, Directive) else body
+
+
+def test_a_directive_that_raises_ahead_is_a_dead_letter_once_it_is_merged():
+    partition = Partition(LAYOUT, Ahead(), {})
+    partition.feed("control", history(control=[later(-1, None), later(3, None)])["control"])
+    assert partition.shared.budget == 3, "the next one is not held up"
+    outputs = []
+    while (unit := partition.advance()) is not None:
+        outputs += unit.outputs
+    assert [output.topic for output in outputs if output.topic != "days"] == ["dead-letter", "directed"]
 
 
 def test_what_came_first_at_the_live_edge_stays_first():

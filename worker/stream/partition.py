@@ -432,7 +432,12 @@ class Partition(Generic[S, H]):
         return Unit(work.rows, work.outputs, dict(record.offsets), records, raw)
 
     def _take_ahead(self, directive: Directive) -> None:
-        self._shared, _ = self._processor.direct(self._shared, directive, self._context)
+        try:
+            self._shared, _ = self._processor.direct(self._shared, directive, self._context)
+        except AssertionError:
+            raise
+        except Exception:  # noqa: BLE001 - it comes again when it is merged, and is dead-lettered there
+            return
 
     def _holds(self, directive: Directive) -> bool:
         self.held = self._processor.missing(directive)
