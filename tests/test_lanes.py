@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from simulated_broker import in_simulated_time
 from structlog.testing import capture_logs
 
-from worker.stream.committer import CommitSettings, Committer, Gathered, row_bytes
+from worker.stream.committer import GATHERED_BYTES_MAX, CommitSettings, Committer, Gathered, row_bytes
 from worker.stream.connection import Connection
 from worker.stream.exits import EXIT_COMMIT_FAILED, EXIT_LEFTOVER, EXIT_STOP_TIMEOUT, EXIT_WORK_FAILED
 from worker.stream.lane import Group, Lane, Lanes
@@ -20,7 +20,7 @@ from worker.stream.partition import Unit
 from worker.stream.processor import Output
 from worker.stream.producer import MARKERS_BACKOFF_S, LaneProducer
 from worker.stream.record import PARTITION_KEY
-from worker.stream.strategies import batches_of
+from worker.stream.strategies import Transactional, batches_of
 
 NOWHERE = Connection("localhost:1")
 SETTINGS = CommitSettings(
@@ -208,6 +208,19 @@ def test_a_unit_larger_than_a_commit_ends_the_process():
     in_simulated_time(main())
 
 
+def test_a_transaction_takes_a_unit_of_any_size_as_it_has_many_batches():
+    """Else a unit of large rows would end each process that comes to it."""
+
+    async def main():
+        bench = await started(row_bytes_max=Transactional.row_bytes_max)
+        await bench.committer.add(unit(b"a", size=2 * GATHERED_BYTES_MAX))
+        await bench.committer.add(unit(b"b"))
+        await bench.committer.drain()
+        assert [list(rows) for _, rows in bench.strategy.commits] == [[b"a"], [b"b"]]
+
+    in_simulated_time(main())
+
+
 @pytest.mark.parametrize(("takes_s", "fails"), [(0.1, RuntimeError("refused")), (0.1, AssertionError()), (60.0, None)])
 def test_a_commit_that_fails_or_takes_too_long_ends_the_process_and_is_not_told_of(takes_s, fails):
     async def main():
@@ -302,6 +315,24 @@ class Shift:
         for lane, work in zip(self.lanes, works, strict=True):
             lane.start(work, dict(ends))
         return list(self.lanes)
+
+
+def test_a_lane_that_was_taken_away_before_it_began_does_not_begin():
+    """A rebalance in the midst of a start: what it told the group would be under way when its producer goes."""
+
+    async def main():
+        shift = Shift(0, takes_s=1.0)
+        await shift.lanes.acquire(shift.assignment())
+        shift.made[0].tells_group = True
+        await shift.lanes.close()
+        for lane in shift.lanes:
+            lane.start(Errands(0), {})
+        await asyncio.sleep(0.5)
+        await shift.lanes.acquire(shift.assignment())
+        assert shift.process.code is None
+        await shift.lanes.release()
+
+    in_simulated_time(main())
 
 
 def test_a_lane_with_endless_work_holds_up_neither_the_others_nor_a_stop():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from worker.stream.processor import Output
 
 GATHERED_BYTES_MAX = 8_000_000
-"""What may wait for a commit before the lane stops working ahead."""
+"""What may wait for a commit before the lane stops working ahead; a unit that is larger waits alone."""
 PARTITION_RECORD_BYTES_MAX = 100_000
 RECORD_OVERHEAD_BYTES = 64
 """At most, of a record and its share in the header of its batch."""

@@ -91,7 +91,12 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, work: Work, ends: Mapping[str, int]) -> None:
-        """Begin; `ends` names the topics that hold more than was read, and where they end now."""
+        """Begin; `ends` names the topics that hold more than was read, and where they end now.
+
+        A lane that is closed already does not: what it told the group would be under way when its producer goes.
+        """
+        if self._closing:
+            return
         self.work = work
         self.ends = dict(ends)
         for topic in self.group.topics:

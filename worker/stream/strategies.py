@@ -10,11 +10,11 @@ process.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiokafka import TopicPartition
 
-from worker.stream.committer import GATHERED_BYTES_MAX
 from worker.stream.producer import LaneProducer
 from worker.stream.record import PARTITION_KEY
 
@@ -44,7 +44,7 @@ class Producer(Protocol):
 class Transactional:
     """Rows, outputs and offsets in one transaction."""
 
-    row_bytes_max = GATHERED_BYTES_MAX
+    row_bytes_max = sys.maxsize  # in as many batches as it takes
     tells_group = True
 
     def __init__(self, producer: Producer, number: int, changelog: str | None, settings: CommitSettings) -> None:
