@@ -56,19 +56,22 @@ class Watch:
 
     def check_stall(self) -> None:
         """End the process where it stood still for too long; to be called before a commit that no fence guards."""
-        if self._guard is not None and (reason := self._guard.stalled(time.monotonic())) is not None:
+        self._end_if_stalled(time.monotonic())
+
+    def _end_if_stalled(self, now: float) -> None:
+        if self._guard is not None and (reason := self._guard.stalled(now)) is not None:
             die(EXIT_STALLED, "stalled", reason=reason)
 
     def _run(self) -> None:
         try:
             while not self._ended.wait(self._every_s):
-                self.check_stall()
-                self._look()
+                now = time.monotonic()  # one for both: what stands still between the two shows at the next look
+                self._end_if_stalled(now)
+                self._look(now)
         except Exception as error:  # noqa: BLE001 - a worker that nobody watches over must not go on
             die(EXIT_STUCK, "watchdog failed", error=repr(error), exc_info=True)
 
-    def _look(self) -> None:
-        now = time.monotonic()
+    def _look(self, now: float) -> None:
         self._beat(now)
         self.watchdog.look(now, health.samples(self.state()))
         if stuck := self.watchdog.stuck():
