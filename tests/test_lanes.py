@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from types import SimpleNamespace
 
 import pytest
 from aiokafka import TopicPartition
@@ -21,6 +22,7 @@ from worker.stream.processor import Output
 from worker.stream.producer import MARKERS_BACKOFF_S, LaneProducer
 from worker.stream.record import PARTITION_KEY
 from worker.stream.strategies import Transactional, batches_of
+from worker.stream.transport import BatchConsumer
 
 NOWHERE = Connection("localhost:1")
 SETTINGS = CommitSettings(
@@ -569,5 +571,36 @@ def test_a_transaction_close_on_another_waits_but_briefly_for_its_markers(error,
         waited = asyncio.get_running_loop().time() - asked[0]
         await producer.stop()
         assert waited == pytest.approx(backoff_s, abs=1e-6)
+
+    in_simulated_time(main())
+
+
+def test_lanes_are_opened_all_at_once_however_many_there_are():
+    """Faust gives up after one request's time, and each may wait for the models."""
+
+    async def main():
+        shift = Shift(*range(400))
+        await shift.lanes.acquire(shift.assignment())
+
+        async def open_lane(lane):
+            await asyncio.sleep(0.2)
+            return Errands(lane.number)
+
+        async def offsets(*tps):
+            return dict.fromkeys(tps, 7)
+
+        consumer = SimpleNamespace(
+            app=SimpleNamespace(lanes=shift.lanes, open_lane=open_lane),
+            earliest_offsets=offsets,
+            highwaters=offsets,
+            seek_wait=lambda _starts: asyncio.sleep(0),
+            _committed_offset={},
+        )
+        began = asyncio.get_running_loop().time()
+        await BatchConsumer._seek_lanes(consumer)
+        assert asyncio.get_running_loop().time() - began < 1
+        assert all(lane.work.number == lane.number for lane in shift.lanes)
+        await shift.lanes.close()
+        await shift.lanes.release()
 
     in_simulated_time(main())

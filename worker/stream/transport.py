@@ -103,7 +103,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def _seek_lanes(self) -> None:
         app = self.app
-        works = {lane: await app.open_lane(lane) for lane in app.lanes}
+        lanes = list(app.lanes)  # all at once: Faust gives the whole of it as long as a request may take
+        works = dict(zip(lanes, await asyncio.gather(*map(app.open_lane, lanes)), strict=True))
         tps = {lane: [TP(topic, lane.number) for topic in lane.group.topics] for lane in works}
         every = [tp for of_lane in tps.values() for tp in of_lane]
         earliest = await self.earliest_offsets(*every)
