@@ -10,13 +10,13 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from mode.services import ServiceTask
 from typer.testing import CliRunner
 
+from worker import app as live
 from worker import topics
 from worker.cli import app
-from worker.stream import internals, probe, recovery, transport
+from worker.stream import internals, probe, recovery, table, transport
 from worker.stream.committer import CommitSettings
 from worker.stream.connection import Connection
-from worker.stream.exits import EXIT_UNAVAILABLE, UnavailableError
-from worker.stream.internals import RefusedError
+from worker.stream.exits import EXIT_REFUSED, EXIT_UNAVAILABLE, RefusedError, UnavailableError
 
 SETTINGS = CommitSettings(group="app", transactional=True, interval_s=0.025, connection=Connection("127.0.0.1:1"))
 OVERRIDABLE = (FunctionType, property, ServiceTask)
@@ -24,7 +24,7 @@ OVERRIDABLE = (FunctionType, property, ServiceTask)
 
 def overridden():
     """Give what the stream's classes override of Faust, by place."""
-    for module in (recovery, transport):
+    for module in (recovery, table, transport):
         for _, ours in inspect.getmembers(module, inspect.isclass):
             if ours.__module__ != module.__name__:
                 continue
@@ -93,6 +93,15 @@ def test_a_worker_that_finds_no_broker_says_so_in_a_line_and_asks_for_another_tr
     assert result.exit_code == EXIT_UNAVAILABLE
     assert result.stderr.startswith("recall: broker 127.0.0.1:1 by PLAINTEXT: ")
     assert "Traceback" not in result.stderr
+
+
+def test_other_internals_than_expected_are_said_in_a_line_and_need_no_other_try(monkeypatch):
+    def refuse(_config):
+        raise RefusedError("aiokafka 0.15.0 is installed")
+
+    monkeypatch.setattr(live, "prepare", refuse)
+    result = CliRunner().invoke(app, ["worker"], env={"RECALL_LIVE_FROM": "2026-01-05T00:00:00Z"})
+    assert (result.exit_code, result.stderr) == (EXIT_REFUSED, "recall: aiokafka 0.15.0 is installed\n")
 
 
 @pytest.mark.kafka

@@ -264,6 +264,14 @@ def test_rows_that_do_not_belong_to_the_changelog_begin_anew(disk, capsys, chang
     assert reason in capsys.readouterr().out
 
 
+def test_rows_of_a_changelog_whose_id_is_not_known_begin_anew(disk):
+    """Nothing would tell them from those of another cluster."""
+    unknown = CHANGELOG._replace(topic_id="")
+    disk.open(0, unknown).committed({b"user-0": b"row"}, 2)
+    disk.release(0)
+    assert disk.open(0, unknown).held is None
+
+
 @pytest.mark.parametrize(("age_ms", "kept"), [(DAY_MS, True), (DAY_MS + 1, False), (-DAY_MS - 1, False)])
 def test_rows_older_than_half_the_life_of_a_tombstone_begin_anew(disk, clock, age_ms, kept):
     filled(disk)

@@ -22,7 +22,7 @@ from worker.console import (
     reasons,
     record_facts,
 )
-from worker.stream.exits import EXIT_UNAVAILABLE, UnavailableError
+from worker.stream.exits import EXIT_REFUSED, EXIT_UNAVAILABLE, RefusedError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,10 +74,11 @@ def plainly() -> Iterator[None]:
     """Let what is wrong with files, settings and brokers end the command with a message in place of a traceback."""
     try:
         yield
-    except (ValueError, OSError, UnavailableError) as error:
+    except (ValueError, OSError, RefusedError, UnavailableError) as error:
         lines = [line if len(line) <= LINE_MAX else f"{line[:LINE_MAX]}..." for line in str(error).splitlines()]
         make_console(stderr=True).print("recall: " + "\n".join(lines), soft_wrap=True)
-        raise typer.Exit(EXIT_UNAVAILABLE if isinstance(error, UnavailableError) else WRONG) from error
+        codes: dict[type, int] = {RefusedError: EXIT_REFUSED, UnavailableError: EXIT_UNAVAILABLE}
+        raise typer.Exit(codes.get(type(error), WRONG)) from error
 
 
 @app.command()

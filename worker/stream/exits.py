@@ -20,6 +20,10 @@ EXIT_STORE_FAILED = 77
 EXIT_REFUSED = 78
 
 
+class RefusedError(RuntimeError):
+    """The worker must not start; the message says what to do."""
+
+
 class UnavailableError(RuntimeError):
     """The broker does not answer now: the worker cannot start, and a new process is to try again."""
 

@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mode.services import ServiceTask
 
+from worker.stream.exits import RefusedError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-class RefusedError(RuntimeError):
-    """The worker must not start; the message says what to do."""
 
 
 PINNED: Final = {"faust-streaming": "0.15.3", "mode-streaming": "0.7.1", "aiokafka": "0.14.0"}
@@ -31,6 +29,7 @@ SOURCES: Final = {
     "faust.app.base:App.on_start": "480d70c6c72d042d",
     "faust.app.base:App.on_webserver_init": "74ea16edc3fd9eb8",
     "faust.app.base:BootStrategy.server": "97e47ea1dec34b55",
+    "faust.stores.base:Store.on_rebalance": "a32fbe3c18de4288",
     "faust.tables.base:Collection._new_store_by_url": "343a8125107d3f69",
     "faust.tables.manager:TableManager.recovery": "f0bf5de78b4c3d23",
     "faust.tables.recovery:Recovery._build_highwaters": "91b4cc0d3724ae7b",
@@ -66,6 +65,7 @@ SOURCES: Final = {
     "aiokafka.producer.sender:Sender": "46ef144176b79ef8",
     "aiokafka.producer.transaction_manager:TransactionManager": "d0932794d69a6780",
     "mode.services:ServiceCallbacks.on_shutdown": "c00b1dbba64a95c2",
+    "mode.services:ServiceCallbacks.on_stop": "b01e5bb117855e6b",
 }
 """`module:object` to the first sixteen hex digits of the SHA-256 of its source."""
 

@@ -17,8 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
-from worker.stream.exits import UnavailableError
-from worker.stream.internals import RefusedError
+from worker.stream.exits import RefusedError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -70,7 +69,7 @@ def _answering() -> Iterator[None]:
         if not error.retriable:
             raise
         raise UnavailableError(
-            f"the broker does not answer: {error!r}. Look whether it runs, and is reached"
+            f"the broker does not answer: {error!r}. Look whether it runs, is reached, and takes this user"
         ) from error
 
 

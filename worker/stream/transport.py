@@ -24,15 +24,14 @@ from faust.types.tuples import ConsumerMessage
 
 from worker.stream import internals, probe
 from worker.stream.committer import Commit, CommitSettings, Committer
-from worker.stream.exits import EXIT_REFUSED, EXIT_UNAVAILABLE, UnavailableError, die
-from worker.stream.internals import RefusedError
+from worker.stream.exits import EXIT_REFUSED, EXIT_UNAVAILABLE, RefusedError, UnavailableError, die
 from worker.stream.lane import Lane, Lanes
 from worker.stream.metrics import Metrics, StreamCollector
 from worker.stream.process import calm_gc
-from worker.stream.recovery import BatchTableManager
-from worker.stream.store import TableStore
+from worker.stream.recovery import BatchTableManager, ending_in_failure
 from worker.stream.stores.memory import MemoryStore
 from worker.stream.strategies import choose
+from worker.stream.table import RowTable
 from worker.stream.watch import Watch
 
 if TYPE_CHECKING:
@@ -305,24 +304,6 @@ class BatchTransport(driver.Transport):  # type: ignore[misc]
     Producer = IdempotentProducer
 
 
-class RowTable(faust.Table):  # type: ignore[misc]
-    """A table of bytes, kept by partition."""
-
-    def _new_store_by_url(self, url: Any) -> TableStore:
-        return TableStore(
-            url,
-            self.app,
-            self,
-            table_name=self.name,
-            key_type=self.key_type,
-            value_type=self.value_type,
-            key_serializer=self.key_serializer,
-            value_serializer=self.value_serializer,
-            loop=self.loop,
-            options=self.options,
-        )
-
-
 def faust_options(connection: Connection) -> dict[str, Any]:
     """Return the options by which a Faust app reaches the brokers."""
     context = None if connection.tls is None else connection.tls.context()
@@ -504,7 +485,8 @@ class StreamApp(faust.App):  # type: ignore[misc]
         """Tell Faust's recovery and monitors what a lane has committed."""
         offsets = {TP(topic, commit.partition): offset for topic, offset in commit.offsets.items()}
         if commit.changelog_offset is not None:
-            self.rows.data.committed(commit.partition, commit.rows, commit.changelog_offset)
+            with ending_in_failure():
+                self.rows.data.committed(commit.partition, commit.rows, commit.changelog_offset)
             changelog = TP(self.rows.changelog_topic_name, commit.partition)
             self.tables.recovery.active_offsets[changelog] = commit.changelog_offset
         if offsets and not self.commit_settings.transactional:

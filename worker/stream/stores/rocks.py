@@ -304,6 +304,8 @@ class RocksStore:
         """Say why rows cannot be gone on from; None where they can."""
         if mark is None:
             return "they have no mark that this version knows"
+        if not changelog.topic_id:
+            return "the changelog's id is not known, so it may be another one"
         if mark.topic_id != changelog.topic_id:
             return "they were kept for another changelog: it was made anew, or this is another cluster"
         if not changelog.first - 1 <= mark.offset < changelog.end:

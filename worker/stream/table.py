@@ -1,9 +1,10 @@
-"""What Faust sees of the store: one table, whose partitions come and go."""
+"""What Faust sees of the rows: one table, whose partitions come and go."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import faust
 from faust.stores import memory
 
 if TYPE_CHECKING:
@@ -73,3 +74,21 @@ class TableStore(memory.Store):  # type: ignore[misc]
     async def on_stop(self) -> None:
         self._partitions.clear()
         self._store.close()
+
+
+class RowTable(faust.Table):  # type: ignore[misc]
+    """A table of bytes, kept by partition."""
+
+    def _new_store_by_url(self, url: Any) -> TableStore:
+        return TableStore(
+            url,
+            self.app,
+            self,
+            table_name=self.name,
+            key_type=self.key_type,
+            value_type=self.value_type,
+            key_serializer=self.key_serializer,
+            value_serializer=self.value_serializer,
+            loop=self.loop,
+            options=self.options,
+        )
