@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -601,6 +602,26 @@ def test_lanes_are_opened_all_at_once_however_many_there_are():
         assert asyncio.get_running_loop().time() - began < 1
         assert all(lane.work.number == lane.number for lane in shift.lanes)
         await shift.lanes.close()
+        await shift.lanes.release()
+
+    in_simulated_time(main())
+
+
+@pytest.mark.parametrize(("should_stop", "said"), [(True, []), (False, [["source"]])], ids=["stop", "work"])
+def test_what_a_stop_left_out_does_not_count_as_handed_over(should_stop, said):
+    """The consumer's position is past it: the lane would merge what comes later, and commit that."""
+
+    async def main():
+        shift = Shift(0)
+        await shift.lanes.acquire(shift.assignment())
+        [lane] = shift.lanes
+        lane.ends = {"source": 7}
+        items = []
+        app = SimpleNamespace(lanes=shift.lanes, rebalancing=False, tables=SimpleNamespace(recovery=None))
+        consumer = SimpleNamespace(app=app, should_stop=should_stop, position_now=lambda _tp: 7, _put=items.append)
+        consumer._reached = partial(BatchConsumer._reached, consumer)
+        BatchConsumer._hand_out(consumer, {})
+        assert [item.reached for item in items] == said
         await shift.lanes.release()
 
     in_simulated_time(main())

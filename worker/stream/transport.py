@@ -209,7 +209,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             lane = self.app.lanes.of(tp.topic, tp.partition)
             if fresh and lane is not None:
                 by_lane.setdefault(lane, []).append((tp, fresh))
-        if self.app.rebalancing:
+        if self.app.rebalancing or self.should_stop:  # positions may be past what was left out
             return
         for lane in self.app.lanes:
             reached = self._reached(lane)
