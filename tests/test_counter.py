@@ -11,6 +11,7 @@ from confluent_kafka import Consumer, Producer
 
 from worker.stream.committer import CommitSettings
 from worker.stream.connection import Connection
+from worker.stream.keyed import Keyed
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "counter.py"
@@ -27,6 +28,11 @@ def test_readme_shows_the_example_as_it_is():
     shown = (ROOT / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
     assert shown.strip()
     assert shown.strip() in SCRIPT.read_text()
+
+
+def test_timers_that_nobody_takes_are_refused_when_the_job_is_written():
+    with pytest.raises(TypeError, match="Forgetful has `next_due` and no `wake`"):
+        type("Forgetful", (Keyed,), {"next_due": lambda _self, _state: 5})
 
 
 @pytest.mark.kafka

@@ -289,6 +289,8 @@ class Interpreter:
                 at, body = None, Rejected("parse raised", "")
             if record.key is not None and record.key.startswith(b"\0"):
                 at, body = None, Rejected("reserved key", "")
+            elif not record.key and not isinstance(body, Tick | Directive | Ignored | Rejected):
+                body = Rejected("no key", "")
             last = last if at is None else at
             parsed.append((last, body, record))
         return parsed

@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from worker.stream.exits import EXIT_COMMIT_FAILED, EXIT_LEFTOVER
-from worker.stream.record import PARTITION_KEY
+from worker.stream.record import PARTITION_KEY, RECORD_OVERHEAD_BYTES, changelog_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 GATHERED_BYTES_MAX = 8_000_000
 """What may wait for a commit before the lane stops working ahead; a unit that is larger waits alone."""
 PARTITION_RECORD_BYTES_MAX = 100_000
-RECORD_OVERHEAD_BYTES = 64
-"""At most, of a record and its share in the header of its batch."""
 
 
 class CommitSettings(NamedTuple):
@@ -110,8 +108,8 @@ class Gathered:
 
 def row_bytes(unit: Unit) -> int:
     """Return how many bytes the unit takes in the changelog, at most."""
-    rows = sum(len(key) + len(row or b"") + RECORD_OVERHEAD_BYTES for key, row in unit.rows.items())
-    return rows + len(unit.record) + 2 * RECORD_OVERHEAD_BYTES
+    header = RECORD_OVERHEAD_BYTES
+    return header + changelog_bytes(unit.rows) + changelog_bytes({PARTITION_KEY: unit.record})
 
 
 def output_bytes(unit: Unit) -> int:

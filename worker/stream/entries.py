@@ -96,7 +96,10 @@ class Reader(Generic[S, H]):
                 raise
             except Exception as error:  # noqa: BLE001 - dead-lettered, never swallowed
                 at, body = None, Rejected("parse raised", where(error))
-            if key and key[0] == RESERVED[0]:
+            if not key:
+                if type(body) not in KEYLESS:
+                    body = Rejected("no key", "a record that moves a row must name it")
+            elif key[0] == RESERVED[0]:
                 at, body = None, Rejected("reserved key", "a key must not begin with a zero byte")
             if at is not None:
                 last = at
@@ -104,7 +107,7 @@ class Reader(Generic[S, H]):
             if type(body) in KEYLESS:
                 entries.append((rank, index, offset, last, None, self._keyless(topic, record, body), recorded_at))
             else:
-                entries.append((rank, index, offset, last, key or b"", body, recorded_at))
+                entries.append((rank, index, offset, last, key, body, recorded_at))
         self._last_at[index], self._read[index] = last, read
         return entries
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from worker.stream.processor import NEVER
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 RESERVED = b"\x00"
 """Keys that begin with it are the stream's own; a source key must not."""
@@ -20,6 +21,9 @@ QUARANTINED = 1
 
 FORMAT = 1
 """Of the partition record. Fields are only appended, with defaults."""
+
+RECORD_OVERHEAD_BYTES = 64
+"""At most, of a record and its share in the header of its batch, beside key and value."""
 
 _HEADER = struct.Struct(">BBq")
 HEADER_BYTES = _HEADER.size
@@ -61,6 +65,11 @@ def attachment_key(key: bytes, name: bytes) -> bytes:
     if len(name) != ATTACHMENT_NAME_BYTES:
         raise ValueError(f"an attachment's name has {ATTACHMENT_NAME_BYTES} bytes, not {len(name)}: {name!r}")
     return ATTACHMENT + name + key
+
+
+def changelog_bytes(rows: Mapping[bytes, bytes | None]) -> int:
+    """Return how many bytes rows take in the changelog, at most; None for a row that is dropped."""
+    return sum(len(key) + len(row or b"") + RECORD_OVERHEAD_BYTES for key, row in rows.items())
 
 
 class Pending(msgspec.Struct, array_like=True, frozen=True):
@@ -112,19 +121,3 @@ class PartitionRecord(msgspec.Struct, array_like=True):
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decoder = msgspec.msgpack.Decoder(PartitionRecord)
-
-__all__ = [
-    "HEADER_BYTES",
-    "NEVER",
-    "PARTITION_KEY",
-    "QUARANTINED",
-    "RESERVED",
-    "Header",
-    "PartitionRecord",
-    "Pending",
-    "attachment_key",
-    "next_due",
-    "pack_row",
-    "read_header",
-    "unpack_header",
-]

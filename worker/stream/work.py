@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from worker.stream.dead_letters import DeadLetters, dead_letter
 from worker.stream.entries import where
 from worker.stream.processor import NEVER, Attach, Count, Effect, Output, Processor
-from worker.stream.record import HEADER_BYTES, QUARANTINED, attachment_key, next_due, pack_row, unpack_header
+from worker.stream.record import (
+    HEADER_BYTES,
+    QUARANTINED,
+    attachment_key,
+    changelog_bytes,
+    next_due,
+    pack_row,
+    unpack_header,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +31,6 @@ Stimulus: TypeAlias = "Entry"
 WAKES_WITHOUT_PROGRESS_MAX = 16
 NONE: frozenset[Any] = frozenset()
 BEFORE_ALL = -NEVER
-RECORD_OVERHEAD_BYTES = 64
-"""Of a record in the changelog, beside its key and value."""
 
 
 class Job(Generic[S]):
@@ -129,8 +135,8 @@ class Work:
         self.outputs.append(dead_letter(to, stage=stage, reason=reason, detail=detail, key=key, source=source))
 
     def size(self) -> int:
-        """Return about how many bytes the rows take in the changelog."""
-        return sum(len(key) + len(row or b"") + RECORD_OVERHEAD_BYTES for key, row in self.rows.items())
+        """Return how many bytes the rows take in the changelog, at most."""
+        return changelog_bytes(self.rows)
 
 
 class KeyContext:
