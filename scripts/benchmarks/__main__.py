@@ -5,7 +5,7 @@ import importlib
 import signal
 import sys
 
-NAMES = ("latency", "partition", "peers", "recovery", "rules", "timers")
+NAMES = ("latency", "partition", "peers", "recovery", "rules", "scale", "timers")
 
 
 def main():

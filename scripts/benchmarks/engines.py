@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from events import PARTITIONS
+
 PEERS = Path(__file__).parent / "peers"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recall" / "peers"
 JAVA = ("java", "-Xmx1g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
@@ -112,11 +114,11 @@ ENGINES = (
         "Recall's stream, transactional",
         "Kafka, exactly once",
         "ours.py",
-        ("transactional",),
+        ("transactional", str(PARTITIONS)),
         topics=(ROWS, "{app_id}-probe"),
         commits=False,
     ),
-    Engine("plain", "Recall's stream, plain", "Kafka, state exactly once", "ours.py", ("plain",), topics=(ROWS,)),
+    Engine("plain", "Recall's stream, plain", "Kafka, state exactly once", "ours.py", ("plain", str(PARTITIONS)), topics=(ROWS,)),
     Engine("bare", "aiokafka loop, nothing else", "Kafka, at least once", "bare.py", topics=(ROWS,)),
     Engine(
         "faust",

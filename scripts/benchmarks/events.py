@@ -55,7 +55,7 @@ def generate(count):
         yield user(chosen), event(draws.getrandbits(64), chosen, BEGIN_MS + number, report=True)
 
 
-def producer(bootstrap, linger_ms=50):
+def producer(bootstrap, linger_ms=50, **more):
     return Producer(
         {
             "bootstrap.servers": bootstrap,
@@ -64,6 +64,7 @@ def producer(bootstrap, linger_ms=50):
             "linger.ms": linger_ms,
             "queue.buffering.max.messages": 1_000_000,
             "log_level": 2,
+            **more,
         }
     )
 
@@ -71,6 +72,13 @@ def producer(bootstrap, linger_ms=50):
 def feed(bootstrap, topic, count):
     """Write the events to a topic, and return what must come of them."""
     out = producer(bootstrap)
+    truth = write(out, topic, count)
+    assert out.flush(60) == 0
+    return truth
+
+
+def write(out, topic, count):
+    """Hand the events to a producer, and return what must come of them."""
     totals, results = {}, 0
     for name, content in generate(count):
         out.produce(topic, orjson.dumps(content), name.encode())
@@ -80,7 +88,6 @@ def feed(bootstrap, topic, count):
         row[1] += content["properties"]["price"]
         row[2] = content["at"]
         results += content["report"]
-    assert out.flush(60) == 0
     return Truth(totals, results)
 
 

@@ -167,7 +167,7 @@ def run(arguments):
     }
     print(json.dumps(report, indent=2))
     if arguments.write:
-        table.write(arguments.write, report)
+        table.write(arguments.write, "peers", table.block(report))
 
 
 def note(name, outcome, runs, failed):

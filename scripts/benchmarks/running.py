@@ -105,6 +105,8 @@ class Sink:
     def __init__(self, bootstrap, topic, partitions, isolation="read_committed"):
         self.latest = {}
         self.results = 0
+        self.seen_at = {}
+        """By partition, when the last result was seen (s, monotonic)."""
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
@@ -123,6 +125,7 @@ class Sink:
             result = orjson.loads(message.value())
             self.latest[result["user"]] = [result["count"], result["total"], result["seen"]]
             self.results += 1
+            self.seen_at[message.partition()] = time.monotonic()
 
     def __enter__(self):
         return self

@@ -1,4 +1,4 @@
-"""The table of the peers in the docs, between two marks; what stands around them is left as it is."""
+"""Tables in the docs, between two marks; what stands around them is left as it is. And the table of the peers."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from pathlib import Path
 import engines
 from kafka_server import KAFKA_VERSION
 
-BEGIN = "<!-- written by scripts/bench peers: do not edit -->"
+BEGIN = "<!-- written by scripts/bench {name}: do not edit -->"
 END = "<!-- end -->"
 BARE = "bare"
 WORKER_TITLE = "Recall's worker, its full job (other events)"
@@ -28,14 +28,15 @@ HEADER = (
 )
 
 
-def write(path, report):
-    """Replace what lies between the marks of a Markdown file, which is made where it is not there."""
-    text = path.read_text() if path.exists() else f"# Benchmarks\n\n{BEGIN}\n{END}\n"
-    before, mark, rest = text.partition(BEGIN)
+def write(path, name, block):
+    """Replace what lies between a benchmark's marks in a Markdown file, which is made where it is not there."""
+    begin = BEGIN.format(name=name)
+    text = path.read_text() if path.exists() else f"# Benchmarks\n\n{begin}\n{END}\n"
+    before, mark, rest = text.partition(begin)
     if not mark or END not in rest:
-        raise ValueError(f"{path}: there must be a line {BEGIN!r}, and after it a line {END!r}")
+        raise ValueError(f"{path}: there must be a line {begin!r}, and after it a line {END!r}")
     path.parent.mkdir(exist_ok=True)
-    path.write_text(f"{before}{BEGIN}\n\n{block(report)}\n{END}{rest.partition(END)[2]}")
+    path.write_text(f"{before}{begin}\n\n{block}\n{END}{rest.partition(END)[2]}")
 
 
 def block(report):
@@ -46,7 +47,9 @@ def block(report):
     failures = [
         f"- {title(name)} was not measured: {reason.splitlines()[-1]}" for name, reason in report["failed"].items()
     ]
-    return "\n".join([place(report), "", *lines, "", *failures, ""])
+    command = f"peers --events {report['events']} --runs {report['runs']} --write docs/benchmarks.md"
+    medians = f"Medians of {report['runs']} runs in turn, least and greatest in brackets."
+    return "\n".join([f"{place(command)} {medians}", "", *lines, "", *failures, ""])
 
 
 def row(name, figures, bare, restarts):
@@ -92,7 +95,7 @@ def ratio(figures, bare, name):
     return f"{figures[name][0] / bare[name][0]:.2f}"
 
 
-def place(report):
+def place(command):
     """Say where and when, and how to measure it again."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607
@@ -104,9 +107,8 @@ def place(report):
     cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     load = os.getloadavg()[1]
     return (
-        f"Measured on {datetime.now(UTC):%Y-%m-%d} at commit {commit} by `scripts/bench peers --events "
-        f"{report['events']} --runs {report['runs']} --write docs/benchmarks.md`: {os.cpu_count()} cores of "
+        f"Measured on {datetime.now(UTC):%Y-%m-%d} at commit {commit} by `scripts/bench {command}`: "
+        f"{os.cpu_count()} cores of "
         f"{cpu[1] if cpu else platform.machine()}, {platform.system()}, Python {platform.python_version()}, "
-        f"aiokafka {version('aiokafka')}, Apache Kafka {KAFKA_VERSION} on the same cores, load {load:.1f} at the end. "
-        f"Medians of {report['runs']} runs in turn, least and greatest in brackets."
+        f"aiokafka {version('aiokafka')}, Apache Kafka {KAFKA_VERSION} on the same cores, load {load:.1f} at the end."
     )

@@ -1,4 +1,4 @@
-"""Our stream: a processor of five methods on `StreamApp`, run by `transactional` or `plain`.
+"""Our stream: a processor of five methods on `StreamApp`, run by `transactional` or `plain` and the number of partitions.
 
 Durability: rows in a compacted topic. Transactional: rows, results and offsets of a commit are one Kafka transaction,
 at most 25 ms apart. Plain: results first, then rows and offsets in one record batch.
@@ -12,9 +12,6 @@ from worker.stream.connection import Connection
 from worker.stream.keyed import Keyed, keyed
 from worker.stream.processor import Output
 from worker.stream.transport import StreamApp
-
-PARTITIONS = 4
-
 
 class Totals(Keyed):
     """The state of a user is [count, total, seen]."""
@@ -46,12 +43,12 @@ class Totals(Keyed):
 
 
 def main():
-    (bootstrap, source, sink, app_id, directory), [mode] = arguments()
+    (bootstrap, source, sink, app_id, directory), [mode, partitions] = arguments()
     commits = CommitSettings(app_id, Connection(bootstrap), transactional=mode == "transactional")
     app = StreamApp(
         commits,
         groups=[keyed("totals", [source], Totals(sink), commits)],
-        partitions=PARTITIONS,
+        partitions=int(partitions),
         web_enabled=False,
         datadir=directory,
     )
