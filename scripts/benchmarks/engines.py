@@ -118,7 +118,14 @@ ENGINES = (
         topics=(ROWS, "{app_id}-probe"),
         commits=False,
     ),
-    Engine("plain", "Recall's stream, plain", "Kafka, state exactly once", "ours.py", ("plain", str(PARTITIONS)), topics=(ROWS,)),
+    Engine(
+        "plain",
+        "Recall's stream, plain",
+        "Kafka, state exactly once",
+        "ours.py",
+        ("plain", str(PARTITIONS)),
+        topics=(ROWS,),
+    ),
     Engine("bare", "aiokafka loop, nothing else", "Kafka, at least once", "bare.py", topics=(ROWS,)),
     Engine(
         "faust",

@@ -6,14 +6,15 @@ their start-up is apart. `capacity_events_s` is what a core would do that a work
 its events. The rate of the sum is bounded by the cores that the workers share with the broker and with what feeds and
 measures: `cores` is how many of them the workers had, `machine_busy` the share of all that was in use.
 
-Then hand-overs, under one event a partition each 20 ms: a second worker joins, is stopped, joins again, is killed. From
+A commit's own cost shows where it holds one event: one worker, one event a partition each 20 ms, and before that none.
+
+Then hand-overs, under the same trickle: a second worker joins, is stopped, joins again, is killed. From
 the process's start, the signal or the kill until every partition has results from whoever has it now, and the longest
 time without a result of one partition. A table of a few thousand users comes back at once: `recovery` says what more
 rows take.
 """
 
 import json
-import os
 import re
 import signal
 import statistics
@@ -22,6 +23,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import engines
@@ -29,7 +31,7 @@ import orjson
 import table
 from events import USERS, event, producer, user, write
 from kafka_server import real_kafka
-from running import Running, Sink
+from running import Offsets, Running, Sink
 
 from worker.partitioner import Partitioner
 
@@ -37,6 +39,9 @@ ENGINE = engines.BY_NAME["ours"]
 WORKERS = (1, 2, 4)
 PROBE_S = 0.02
 SETTLE_S = 2.0
+STEADY_S = 10.0
+OFFSETS_A_COMMIT = 3
+"""In the changelog: of one row, the partition record and the transaction's marker."""
 TIMEOUT_S = 300.0
 TRANSACTION_MS = 900_000
 """The longest that a broker allows, as it comes."""
@@ -56,7 +61,7 @@ class Worker(Running):
 
     def connections(self, port):
         """Return how many it has to a port of this machine."""
-        links = (os.readlink(link) for link in Path(f"/proc/{self.process.pid}/fd").iterdir())
+        links = (str(link.readlink()) for link in Path(f"/proc/{self.process.pid}/fd").iterdir())
         mine = {link.removeprefix("socket:[").removesuffix("]") for link in links if link.startswith("socket:[")}
         lines = Path(f"/proc/{self.process.pid}/net/tcp").read_text().splitlines()[1:]
         sockets = [line.split() for line in lines]
@@ -103,7 +108,7 @@ class Crew:
     def split(self):
         """Tell whether each worker has partitions, and each partition a worker."""
         lanes = [worker.lanes for worker in self.workers]
-        return all(lanes) and sorted(sum(lanes, [])) == list(range(self.partitions))
+        return all(lanes) and sorted(chain(*lanes)) == list(range(self.partitions))
 
     def until(self, condition, what, sink=None):
         deadline = time.monotonic() + TIMEOUT_S
@@ -132,9 +137,7 @@ def machine():
 
 def together(kafka, scratch, app_id, arguments, count):
     """Let so many workers work off the events; return the figures of each, and of all."""
-    out = producer(
-        kafka.bootstrap, **{"transactional.id": f"{app_id}-feed", "transaction.timeout.ms": TRANSACTION_MS}
-    )
+    out = producer(kafka.bootstrap, **{"transactional.id": f"{app_id}-feed", "transaction.timeout.ms": TRANSACTION_MS})
     with (
         Crew(kafka, scratch, app_id, arguments.partitions) as crew,
         Sink(kafka.bootstrap, crew.sink, arguments.partitions) as sink,
@@ -220,6 +223,32 @@ def probing(crew):
         thread.join()
 
 
+def commits(kafka, scratch, app_id, partitions):
+    """Let one worker do next to nothing; return what it takes when there is nothing at all, and by commit."""
+    with (
+        Crew(kafka, scratch, app_id, partitions) as crew,
+        Offsets(kafka.bootstrap, app_id, f"{app_id}-rows-changelog", partitions) as changelog,
+    ):
+        worker = crew.start()
+        crew.until(crew.split, "the worker has its partitions")
+        time.sleep(SETTLE_S)
+        begin = worker.moment()
+        time.sleep(STEADY_S)
+        end = worker.moment()
+        idle = (end.cpu - begin.cpu) / (end.wall - begin.wall)
+        with probing(crew):
+            time.sleep(SETTLE_S)
+            begin, before = worker.moment(), sum(changelog.ends())
+            time.sleep(STEADY_S)
+            end, after = worker.moment(), sum(changelog.ends())
+        count = (after - before) / OFFSETS_A_COMMIT
+        return {
+            "idle_cores": round(idle, 3),
+            "commits_s": round(count / (end.wall - begin.wall)),
+            "cpu_ms_a_commit": round(1000 * (end.cpu - begin.cpu) / count, 2),
+        }
+
+
 def hand_overs(kafka, scratch, app_id, partitions):
     """Let a second worker come and go; return by what happened what it took, seconds."""
     found = {}
@@ -267,13 +296,15 @@ def add_arguments(parser):
 
 def run(arguments):
     runs = {count: [] for count in arguments.workers}
-    changes = []
+    idle, changes = [], []
     with tempfile.TemporaryDirectory() as scratch, real_kafka() as kafka:
         for turn in range(arguments.runs):
             for count in arguments.workers:
                 figures = together(kafka, Path(scratch), f"scale-{turn}-{count}", arguments, count)
                 print(f"{count} workers: {figures}", file=sys.stderr)
                 runs[count].append(figures)
+            idle.append(commits(kafka, Path(scratch), f"commits-{turn}", arguments.partitions))
+            print(f"commits: {idle[-1]}", file=sys.stderr)
             changes.append(hand_overs(kafka, Path(scratch), f"hand-over-{turn}", arguments.partitions))
             print(f"hand-overs: {changes[-1]}", file=sys.stderr)
     report = {
@@ -281,7 +312,8 @@ def run(arguments):
         "partitions": arguments.partitions,
         "runs": arguments.runs,
         "workers": {count: middle(figures) for count, figures in runs.items()},
-        "hand_overs": {what: middle([change[what] for change in changes]) for what in changes[0]},
+        "commits": middle(idle),
+        "hand_overs": {what: spread([change[what] for change in changes]) for what in changes[0]},
     }
     print(json.dumps(report, indent=2))
     if arguments.write:
@@ -298,6 +330,16 @@ def middle(figures):
     if "each" in figures[0]:
         found["each"] = [middle(those) for those in zip(*(one["each"] for one in figures), strict=True)]
     return found
+
+
+def spread(figures):
+    """Return median, minimum and maximum of each figure.
+
+    >>> spread([{"takes_s": 1}, {"takes_s": 3}])
+    {'takes_s': (2.0, 1, 3)}
+    """
+    columns = {name: [one[name] for one in figures] for name in figures[0]}
+    return {name: (statistics.median(values), min(values), max(values)) for name, values in columns.items()}
 
 
 def block(report, arguments):
@@ -333,12 +375,20 @@ def block(report, arguments):
         lines.append(table.cells(cells))
     lines += ["", table.cells(("hand-over", "takes, s", "longest pause of a partition, s")), table.cells(["---"] * 3)]
     for what, took in report["hand_overs"].items():
-        lines.append(table.cells((what, f"{took['takes_s']:.1f}", f"{took['longest_pause_s']:.1f}")))
+        lines.append(table.cells((what, table.span(took["takes_s"], 1), table.span(took["longest_pause_s"], 1))))
+    lines += ["", few_events(report["commits"])]
     note = (
         f"Medians of {report['runs']} runs. The workers shared these cores with the broker: `machine busy` says that "
-        f"the sum's rate is the machine's, not theirs."
+        f"the sum's rate is the machine's, not theirs. Least and greatest in brackets."
     )
     return "\n".join([f"{table.place(f'{command} --write {arguments.write}')} {note}", "", *lines, ""])
+
+
+def few_events(figures):
+    return (
+        f"One event in a commit: {figures['commits_s']:.0f} commits a second, {figures['cpu_ms_a_commit']:.2f} ms of "
+        f"the worker's CPU each. No event at all: {figures['idle_cores']:.1%} of a core."
+    )
 
 
 def span(each, name):

@@ -1,4 +1,4 @@
-"""Our stream: a processor of five methods on `StreamApp`, run by `transactional` or `plain` and the number of partitions.
+"""Our stream: a processor of five methods on `StreamApp`, given the mode and the number of partitions.
 
 Durability: rows in a compacted topic. Transactional: rows, results and offsets of a commit are one Kafka transaction,
 at most 25 ms apart. Plain: results first, then rows and offsets in one record batch.
@@ -12,6 +12,7 @@ from worker.stream.connection import Connection
 from worker.stream.keyed import Keyed, keyed
 from worker.stream.processor import Output
 from worker.stream.transport import StreamApp
+
 
 class Totals(Keyed):
     """The state of a user is [count, total, seen]."""
