@@ -1,8 +1,18 @@
 """A short run of the faults that `scripts/soak kafka` goes through for as long as one likes."""
 
+import signal
+import time
+from random import Random
+
 import pytest
-from chaos import Rounds
-from loads import Findings, compare, gaps
+from chaos import Rounds, Worker
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+from live import PARTITIONS
+from loads import Findings, Marbles, compare, gaps
+
+from worker.stream.exits import EXIT_REFUSED
+from worker.stream.transport import FETCH_WAIT_MS
 
 
 @pytest.fixture
@@ -19,6 +29,43 @@ def test_faults_lose_nothing_and_double_nothing(rounds, kind):
     result = rounds.run(kind, seed=1)
     assert result.struck
     assert result.good, f"{result.findings}\n{result.why}"
+
+
+@pytest.mark.kafka
+def test_records_that_are_gone_before_they_were_read_end_the_process(kafka, tmp_path):
+    """A worker that is behind by more than the topic keeps must not go on from what is left."""
+    load = Marbles(kafka, tmp_path, Random(1))
+    worker = Worker("worker", load, tmp_path)
+    try:
+        load.begin()
+        while not load.applied():
+            time.sleep(0.05)
+        worker.send(signal.SIGSTOP)
+        time.sleep(2 * FETCH_WAIT_MS / 1000)  # the fetch that it waits for is answered without what comes now
+        everything = [TopicPartition(topic, number, -1) for topic in load.job.sources for number in range(PARTITIONS)]
+        admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 2})
+        for future in admin.delete_records(everything).values():
+            future.result()
+        worker.send(signal.SIGCONT)
+        assert worker.process.wait(30) == EXIT_REFUSED
+        assert "records were deleted before they were read" in worker.words
+    finally:
+        worker.end()
+        load.close()
+
+
+@pytest.mark.kafka
+def test_a_changelog_that_is_not_there_is_missed_by_name(kafka, tmp_path):
+    load = Marbles(kafka, tmp_path, Random(1))
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 2})
+    admin.delete_topics([load.job.changelog])[load.job.changelog].result()
+    worker = Worker("worker", load, tmp_path)
+    try:
+        assert worker.process.wait(60) == EXIT_REFUSED
+        assert f"topic {load.job.changelog} has no partitions, the setting says {PARTITIONS}" in worker.words
+    finally:
+        worker.end()
+        load.close()
 
 
 def test_a_verdict_finds_what_is_wrong():

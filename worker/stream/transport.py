@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import faust
 import structlog
@@ -112,6 +112,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             tp: start_of(work, tp, earliest[tp] or 0, ends[tp] or 0) for lane, work in works.items() for tp in tps[lane]
         }
         await self.seek_wait(starts)
+        for tp in starts:
+            if (state := self._state(tp)) is not None:
+                state.await_reset = partial(lost, tp, state)
         self._expected = dict(starts)
         self._committed_offset.update(starts)
         for lane, work in works.items():
@@ -130,10 +133,13 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     def place_now(self, tp: TP) -> tuple[int | None, int | None]:
         """Return the position and the end that the last fetch told, read across threads; None for what is not known."""
+        state = self._state(tp)
+        return (None, None) if state is None else (state._position, state.lso)  # noqa: SLF001
+
+    def _state(self, tp: TP) -> Any:
         subscription = self._thread._consumer._subscription.subscription  # noqa: SLF001 - aiokafka has no other way
         assignment = None if subscription is None else subscription.assignment
-        state = None if assignment is None else assignment._tp_state.get(tp)  # noqa: SLF001
-        return (None, None) if state is None else (state._position, state.lso)  # noqa: SLF001
+        return None if assignment is None else assignment._tp_state.get(tp)  # noqa: SLF001
 
     def fetch_at_once(self, bytes_max: int) -> None:
         """Set how much of one partition the next fetches ask for."""
@@ -269,6 +275,17 @@ def start_of(work: Work, tp: TP, earliest: int, end: int) -> int:
             f"or start anew from the history that there is under another app_id"
         )
     return start
+
+
+def lost(tp: TP, state: Any, _strategy: int) -> NoReturn:
+    """End the process in place of aiokafka's `await_reset`, which would go on from what is left without a word."""
+    die(
+        EXIT_REFUSED,
+        "records are gone",
+        reason=f"{tp.topic} partition {tp.partition}: the topic does not hold offset {state._position}, "  # noqa: SLF001
+        f"which comes next: records were deleted before they were read, or it was made anew. Restore the topic, or "
+        f"start anew from the history that there is under another app_id",
+    )
 
 
 class ReadCommittedThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -444,8 +461,8 @@ class StreamApp(faust.App):  # type: ignore[misc]
     async def open_lane(self, lane: Lane) -> Work:
         """Make the lane's work from its recovered rows, and write what has to be read first."""
         group = lane.group
-        rows = self.rows.data.rows(lane.number) if group.has_rows else {}
         self._check_layout(group)
+        rows = self.rows.data.rows(lane.number) if group.has_rows else {}
         partitions = self._partitions_of(group)
         try:
             work = await group.open(lane.number, rows)
@@ -460,8 +477,16 @@ class StreamApp(faust.App):  # type: ignore[misc]
         return dict.fromkeys(group.topics, self.partitions if group.has_rows else 1)
 
     def _check_layout(self, group: Group) -> None:
+        partitions_of = self.consumer._thread.topic_partitions  # noqa: SLF001 - Faust's own way to it
+        changelog = self.rows.changelog_topic_name
+        if group.has_rows and (found := partitions_of(changelog)) != self.partitions:
+            raise RefusedError(
+                f"topic {changelog} has {found or 'no'} partitions, the setting says {self.partitions}: it holds the "
+                f"rows of each source partition. Make it, with as many as the source topics; if it was there before, "
+                f"and is gone, start anew under another app_id"
+            )
         for topic, wanted in self._partitions_of(group).items():
-            found = self.consumer._thread.topic_partitions(topic)  # noqa: SLF001 - Faust's own way to it
+            found = partitions_of(topic)
             if found is not None and found != wanted:
                 raise RefusedError(
                     f"topic {topic} has {found} partitions, the setting says {wanted}: source topics must have as many "
