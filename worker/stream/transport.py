@@ -461,8 +461,8 @@ class StreamApp(faust.App):  # type: ignore[misc]
     async def open_lane(self, lane: Lane) -> Work:
         """Make the lane's work from its recovered rows, and write what has to be read first."""
         group = lane.group
-        self._check_layout(group)
         rows = self.rows.data.rows(lane.number) if group.has_rows else {}
+        self._check_layout(group)
         partitions = self._partitions_of(group)
         try:
             work = await group.open(lane.number, rows)
@@ -477,16 +477,8 @@ class StreamApp(faust.App):  # type: ignore[misc]
         return dict.fromkeys(group.topics, self.partitions if group.has_rows else 1)
 
     def _check_layout(self, group: Group) -> None:
-        partitions_of = self.consumer._thread.topic_partitions  # noqa: SLF001 - Faust's own way to it
-        changelog = self.rows.changelog_topic_name
-        if group.has_rows and (found := partitions_of(changelog)) != self.partitions:
-            raise RefusedError(
-                f"topic {changelog} has {found or 'no'} partitions, the setting says {self.partitions}: it holds the "
-                f"rows of each source partition. Make it, with as many as the source topics; if it was there before, "
-                f"and is gone, start anew under another app_id"
-            )
         for topic, wanted in self._partitions_of(group).items():
-            found = partitions_of(topic)
+            found = self.consumer._thread.topic_partitions(topic)  # noqa: SLF001 - Faust's own way to it
             if found is not None and found != wanted:
                 raise RefusedError(
                     f"topic {topic} has {found} partitions, the setting says {wanted}: source topics must have as many "
