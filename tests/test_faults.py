@@ -54,20 +54,6 @@ def test_records_that_are_gone_before_they_were_read_end_the_process(kafka, tmp_
         load.close()
 
 
-@pytest.mark.kafka
-def test_a_changelog_that_is_not_there_is_missed_by_name(kafka, tmp_path):
-    load = Marbles(kafka, tmp_path, Random(1))
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 2})
-    admin.delete_topics([load.job.changelog])[load.job.changelog].result()
-    worker = Worker("worker", load, tmp_path)
-    try:
-        assert worker.process.wait(60) == EXIT_REFUSED
-        assert f"topic {load.job.changelog} has no partitions, the setting says {PARTITIONS}" in worker.words
-    finally:
-        worker.end()
-        load.close()
-
-
 def test_a_verdict_finds_what_is_wrong():
     """An id that is not there, one that nobody knows, one twice, one with another payload, and a number left out."""
     truth = {"a": 1, "b": 2, "c": 3}

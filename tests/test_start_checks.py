@@ -117,6 +117,12 @@ def test_apache_kafka_has_transactions(kafka):
 
 
 @pytest.mark.kafka
+def test_a_missing_changelog_is_named(kafka):
+    with pytest.raises(RefusedError, match=r"topic no-changelog, which holds the rows, is not there: make it"):
+        asyncio.run(probe.check_topics({"bootstrap_servers": kafka.bootstrap}, SETTINGS, "no-changelog"))
+
+
+@pytest.mark.kafka
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [

@@ -15,6 +15,7 @@ rows take.
 """
 
 import json
+import random
 import re
 import signal
 import statistics
@@ -39,6 +40,8 @@ ENGINE = engines.BY_NAME["ours"]
 WORKERS = (1, 2, 4)
 PROBE_S = 0.02
 SETTLE_S = 2.0
+HEARTBEAT_S = 2.5
+"""By which workers hear of a rebalance; the next change comes at any moment between two."""
 STEADY_S = 10.0
 OFFSETS_A_COMMIT = 3
 """In the changelog: of one row, the partition record and the transaction's marker."""
@@ -273,7 +276,7 @@ def hand_overs(kafka, scratch, app_id, partitions):
 
             crew.until(over, f"the workers have shared out the partitions: {what}", sink)
             took = max(worked.values()) - began
-            until = time.monotonic() + SETTLE_S
+            until = time.monotonic() + SETTLE_S + random.uniform(0, HEARTBEAT_S)  # noqa: S311 - between two heartbeats
             crew.until(lambda: over() and time.monotonic() > until, "it is quiet", sink)
             found[what] = {"takes_s": round(took, 2), "longest_pause_s": round(max(pauses.values()), 2)}
 

@@ -46,7 +46,8 @@ async def check_transactions(connection: Mapping[str, Any], app_id: str, deadlin
     try:
         async with asyncio.timeout(deadline_s):
             with _answering():
-                await _require(connection, topic)
+                async with _admin(connection) as admin:
+                    await _require(admin, topic, "on which transactions are tried out", "make it, with one partition")
                 await _try_out(connection, app_id)
     except TimeoutError:  # a coordinator that loads its log answers later
         raise UnavailableError(
@@ -83,14 +84,11 @@ async def _admin(connection: Mapping[str, Any]) -> AsyncIterator[AIOKafkaAdminCl
         await admin.close()
 
 
-async def _require(connection: Mapping[str, Any], topic: str) -> None:
-    """Refuse where the topic is not there: a producer would wait for it until the deadline, and not say so."""
-    async with _admin(connection) as admin:
-        [described] = await admin.describe_topics([topic])
+async def _require(admin: AIOKafkaAdminClient, topic: str, which: str, mend: str) -> None:
+    """Refuse where the topic is not there: a client would wait for it until some deadline, and not say so."""
+    [described] = await admin.describe_topics([topic])
     if described["error_code"] == UnknownTopicOrPartitionError.errno:
-        raise RefusedError(
-            f"topic {topic}, on which transactions are tried out, is not there: make it, with one partition"
-        )
+        raise RefusedError(f"topic {topic}, {which}, is not there: {mend}")
 
 
 async def _try_out(connection: Mapping[str, Any], app_id: str) -> None:
@@ -149,6 +147,8 @@ async def check_topics(connection: Mapping[str, Any], settings: CommitSettings, 
     """
     with _answering():
         async with _admin(connection) as admin:
+            mend = "make it, with as many partitions as the source topics; where it was there, its rows are gone"
+            await _require(admin, changelog, "which holds the rows", mend)
             found = await _configs(admin, changelog)
     if found is None:
         return 0
