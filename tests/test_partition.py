@@ -467,3 +467,19 @@ def test_a_record_that_is_gone_is_not_waited_for():
     while not (offsets := after.advance().offsets):
         continue
     assert offsets == {"left": 1}
+
+
+def test_a_state_of_another_layout_or_cluster_is_refused():
+    before = Partition(LAYOUT, Toy(), {})
+    before.claim(dict.fromkeys(LAYOUT.topics, 4), {"left": "cluster 1"})
+    before.feed("left", history(left=[(b"a", Op(at=103))])["left"])
+    assert before.advance()
+
+    def take_up(partitions, topic_id):
+        Partition(LAYOUT, Toy(), dict(before.rows)).claim(dict.fromkeys(LAYOUT.topics, partitions), {"left": topic_id})
+
+    take_up(4, "cluster 1")
+    with pytest.raises(ValueError, match=r"kept under 4 partitions, now there are 8.*under another app_id"):
+        take_up(8, "cluster 1")
+    with pytest.raises(ValueError, match=r"topic left is not the one .* Start anew under another app_id"):
+        take_up(4, "cluster 2")

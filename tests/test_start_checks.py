@@ -3,10 +3,11 @@
 import asyncio
 import inspect
 import time
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from faust.types import TP
 from mode.services import ServiceTask
 from typer.testing import CliRunner
 
@@ -155,3 +156,16 @@ def test_a_changelog_that_would_lose_rows_is_refused(kafka, name, value, said):
     set_to(**{name: value})
     with pytest.raises(RefusedError, match=said):
         asyncio.run(probe.check_topics(connection, SETTINGS, changelog))
+
+
+def test_a_position_that_the_topic_no_longer_holds_is_refused():
+    def start_of(next_offset, earliest, end):
+        work = SimpleNamespace(start_offset=lambda _topic: next_offset)
+        return transport.start_of(work, TP("orders", 3), earliest, end)
+
+    assert start_of(None, earliest=5, end=9) == 5
+    assert start_of(5, earliest=5, end=9) == 5
+    assert start_of(9, earliest=5, end=9) == 9
+    for lost in (4, 10):
+        with pytest.raises(RefusedError, match=rf"orders partition 3: .* at offset {lost}, .* holds 5 to 9.*Restore"):
+            start_of(lost, earliest=5, end=9)
