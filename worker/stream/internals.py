@@ -54,6 +54,7 @@ SOURCES: Final = {
     "faust.types.tuples:ConsumerMessage.on_final_ack": "45d670b6a8ac4bd0",
     "aiokafka.consumer.consumer:AIOKafkaConsumer.__init__": "01506f316191f7c9",
     "aiokafka.consumer.fetcher:FetchResult": "d7db13f06de8248c",
+    "aiokafka.consumer.fetcher:Fetcher._proc_fetch_request": "59bf948fff47eed5",
     "aiokafka.consumer.fetcher:Fetcher.fetched_records": "be4348896b9b66af",
     "aiokafka.consumer.fetcher:PartitionRecords": "94aa0da0dbec8d1b",
     "aiokafka.consumer.subscription_state:TopicPartitionState": "2b83334afadf6d98",
