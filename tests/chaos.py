@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+import points
 from live import ROOT
 from loads import Findings, Marbles, Shop, Story
 from mode.worker import EX_FAILURE
@@ -35,15 +36,6 @@ STALL_S = 120.0
 WAIT_S_MAX = 600.0
 """For what does not come although there is progress: the input does not end before the faults do."""
 LOG_TAIL = 3000
-CHILD = """
-import sys
-sys.path.insert(0, {tests!r})
-import points
-fault = {fault!r}
-if fault:
-    points.arm(points.Fault(*fault))
-{main}
-"""
 
 
 class ExhaustedError(Exception):
@@ -72,10 +64,13 @@ class Worker:
     def start(self):
         fault = self._faults.pop(0) if self._faults else None
         main, environment = self._load.main(self.name)
-        code = CHILD.format(tests=str(Path(__file__).parent), fault=fault and tuple(fault), main=main)
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
+                [sys.executable, "-c", points.program(main, fault)],
+                env=environment,
+                cwd=ROOT,
+                stdout=out,
+                stderr=subprocess.STDOUT,
             )
         self._expected = {-signal.SIGKILL} if fault and fault.action == "kill" else set()
         self._began = self.log.stat().st_size

@@ -1,7 +1,9 @@
 import os
+from functools import partial
 
 import pytest
-from kafka_server import KafkaUnavailableError, real_kafka, secured_kafka
+from kafka_server import BRIEF, KafkaUnavailableError, real_kafka, secured_kafka
+from live import EVERY_TOPIC
 
 from worker.embedded import EmbeddedBroker
 
@@ -21,12 +23,17 @@ def from_source(source):
     return start_kafka
 
 
-kafka = pytest.fixture(from_source(real_kafka), scope="session", name="kafka")
+kafka = pytest.fixture(from_source(partial(real_kafka, BRIEF)), scope="session", name="kafka")
 """One for the whole run."""
-fresh_kafka = pytest.fixture(from_source(real_kafka), name="fresh_kafka")
-"""One of the test's own, since a worker's topics have fixed names."""
 secured = pytest.fixture(from_source(secured_kafka), scope="module", name="secured")
 """One with TLS, SCRAM and access control."""
+
+
+@pytest.fixture
+def fresh_kafka(kafka):
+    """The one, without what another test's worker has left: a worker's topics have fixed names."""
+    kafka.drop_topics(EVERY_TOPIC)
+    return kafka
 
 
 @pytest.fixture

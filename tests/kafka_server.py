@@ -1,6 +1,7 @@
 """A real Apache Kafka for the tests, from wherever one can be had.
 
-In this order: the address in RECALL_TEST_BOOTSTRAP; a container, where a Docker engine answers; the same
+In this order: the address in RECALL_TEST_BOOTSTRAP, whose topics of the worker's names the tests drop, and which has
+to allow sessions of 3 s (group.min.session.timeout.ms); a container, where a Docker engine answers; the same
 version from Maven Central on a JDK, kept in the user's cache. The last two are one node in KRaft mode.
 
 A secured one, with TLS, SCRAM and an authorizer, comes from Maven alone: the address is somebody's own, and the image
@@ -18,7 +19,9 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from random import SystemRandom
 from signal import SIGKILL
 
 import trustme
@@ -51,6 +54,12 @@ JAVA_NEEDED = 17
 START_TIMEOUT_S = 60.0
 FETCH_TIMEOUT_S = 300.0
 LOG_TAIL_LINES = 30
+PORTS = (15_000, 30_000)
+"""Below those that the system gives to clients."""
+IMPATIENT = {"group.min.session.timeout.ms": "1000"}
+"""Tests wait for the session of a killed worker to end: it may be shorter than Kafka allows by itself."""
+BRIEF = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""Options of Java for a broker that lives too short for the second compiler to pay: it starts with half the CPU."""
 
 POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -88,6 +97,14 @@ class Kafka:
         for future in created.values():
             future.result()
         _await_answer(self.bootstrap, lambda seen: topics.items() <= seen.items(), lambda: f"topics {topics}")
+
+    def drop_topics(self, names: Iterable[str]) -> None:
+        """Drop those of the topics that are there, and wait until clients see them no more."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        there = set(names) & admin.list_topics(timeout=30).topics.keys()
+        for future in admin.delete_topics(list(there)).values() if there else ():
+            future.result()
+        _await_answer(self.bootstrap, there.isdisjoint, lambda: f"topics {there} gone")
 
     @staticmethod
     def prefix(name: str) -> str:
@@ -160,14 +177,17 @@ class SecuredKafka(Kafka):
 
 
 @contextmanager
-def real_kafka() -> Iterator[Kafka]:
-    """Give a cluster from the first source that has one, and stop it at the end if it was started here."""
+def real_kafka(java_options: tuple[str, ...] = ()) -> Iterator[Kafka]:
+    """Give a cluster from the first source that has one, and stop it at the end if it was started here.
+
+    The options are for Java, where the cluster comes from Maven.
+    """
     if bootstrap := os.environ.get("RECALL_TEST_BOOTSTRAP"):
         _await_answer(bootstrap, lambda _: True, lambda: f"RECALL_TEST_BOOTSTRAP={bootstrap}")
         yield Kafka(bootstrap=bootstrap, stop=lambda: None)
         return
     lacking = ["RECALL_TEST_BOOTSTRAP is not set"]
-    for start in (_from_docker, _from_maven):
+    for start in (_from_docker, partial(_from_maven, java_options)):
         try:
             kafka = start()
         except KafkaUnavailableError as reason:
@@ -194,7 +214,7 @@ def secured_kafka() -> Iterator[SecuredKafka]:
         (keys / "client.pem").write_bytes(_chain(client))
         (keys / "client.key").write_bytes(_pkcs8(client))
         sasl, tls = _free_ports(2)
-        kafka = _from_maven(_security(keys, sasl, tls))
+        kafka = _from_maven(BRIEF, _security(keys, sasl, tls))
         try:
             yield SecuredKafka(
                 bootstrap=kafka.bootstrap,
@@ -279,7 +299,8 @@ def _from_docker() -> Kafka:
     port, controller_port = _free_ports(2)
     # The image formats its storage without --standalone: it wants the voters named.
     properties = server_properties("", host, port, controller_port) | {
-        "controller.quorum.voters": f"1@localhost:{controller_port}"
+        **IMPATIENT,
+        "controller.quorum.voters": f"1@localhost:{controller_port}",
     }
     for name, value in properties.items():
         container.with_env("KAFKA_" + name.upper().replace(".", "_"), value)
@@ -298,18 +319,21 @@ def _from_docker() -> Kafka:
     return Kafka(bootstrap=bootstrap, stop=container.stop)
 
 
-def _from_maven(change: Callable[[dict[str, str]], dict[str, str]] = lambda properties: properties) -> Kafka:
+def _from_maven(
+    java_options: tuple[str, ...], change: Callable[[dict[str, str]], dict[str, str]] = lambda properties: properties
+) -> Kafka:
     java = _java()
     libraries = _libraries()
     directory = Path(tempfile.mkdtemp(prefix="recall-kafka-"))
     port, controller_port = _free_ports(2)
     configuration, log = directory / "server.properties", directory / "server.log"
     properties = server_properties("127.0.0.1", "127.0.0.1", port, controller_port) | {
+        **IMPATIENT,
         "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller_port}",
         "log.dirs": str(directory / "data"),
     }
     configuration.write_text("".join(f"{name}={value}\n" for name, value in change(properties).items()))
-    launch = [java, "-Xmx768m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{libraries}/*"]
+    launch = [java, "-Xmx768m", *java_options, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{libraries}/*"]
     cluster_id = "cmVjYWxsLXRlc3RzLTAwMQ"  # 16 bytes in base64, any will do
     format_storage = [
         *launch, "kafka.tools.StorageTool", "format", "--standalone", "-t", cluster_id, "-c", str(configuration)
@@ -379,11 +403,13 @@ def _await_answer(
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Find ports that no client is given by chance before the broker has them, or while it is away."""
+    found: list[int] = []
+    while len(found) < count:
+        port = SystemRandom().randrange(*PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+    return found
 
 
 def _java() -> str:

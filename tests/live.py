@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import points
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from schemas.topics import TOPICS
@@ -20,6 +21,8 @@ from worker.stream.record import HEADER_BYTES, PARTITION_KEY, RESERVED, Partitio
 
 PARTITIONS = 4
 CHANGELOG = "recall-rows-changelog"
+SESSION_S = 3
+"""After which a worker that was killed is missed; the brokers that tests start allow less than is usual."""
 ROOT = Path(__file__).parents[1]
 EVERY_TOPIC = {topic.name: PARTITIONS if topic.partitions == "source" else 1 for topic in TOPICS.values()} | {
     CHANGELOG: PARTITIONS
@@ -33,7 +36,9 @@ start(create_app(settings.load(), wall=lambda: {wall}))
 
 def environment(config, bootstrap, datadir, **extra):
     """Give a worker's variables for the settings of a replay."""
-    shop = {name: getattr(config, name) for name in ("currency", "timezone", "playbook", "salt", "partitions")}
+    shop = {
+        name: getattr(config, name) for name in ("currency", "timezone", "playbook", "salt", "partitions", "app_id")
+    }
     values = {
         **shop,
         "live_from": config.live_from.isoformat(),
@@ -41,7 +46,7 @@ def environment(config, bootstrap, datadir, **extra):
         "broker": bootstrap,
         "datadir": datadir,
         "web_port": 0,
-        "session_timeout_s": 6,
+        "session_timeout_s": SESSION_S,
         "clock": "recorded",
         "accept_missing_guards": True,
         **extra,
@@ -50,11 +55,15 @@ def environment(config, bootstrap, datadir, **extra):
 
 
 @contextlib.contextmanager
-def worker(env, log, wall="__import__('time').time_ns() // 1_000_000"):
-    """Run a worker; it is killed at the end if it still runs."""
+def worker(env, log, wall="__import__('time').time_ns() // 1_000_000", fault=None):
+    """Run a worker, with a fault of `points` in it; it is killed at the end if it still runs."""
     with Path(log).open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-c", START.format(wall=wall)], env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT
+            [sys.executable, "-c", points.program(START.format(wall=wall), fault)],
+            env=env,
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.STDOUT,
         )
         try:
             yield process
@@ -70,8 +79,18 @@ def stop(process):
     return process.wait(30)
 
 
+def parts(records, days, number):
+    """Cut a history at midnights of the shop into so many parts of about one size, to be laid down one by one."""
+    found, left = [], records
+    for more in range(number - 1, 0, -1):
+        midnight = next(replay.midnights(left[len(left) // (more + 1)].recorded_at, days))
+        found.append([record for record in left if record.recorded_at < midnight])
+        left = left[len(found[-1]) :]
+    return [*found, left]
+
+
 def lay_down(bootstrap, records, days, *, ticks=True):
-    """Write a history whole, and, as a feeder would, a tick at each midnight of the shop."""
+    """Write a history, and, as a feeder would, a tick at each midnight of the shop; return when the last one is."""
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
@@ -100,6 +119,7 @@ def lay_down(bootstrap, records, days, *, ticks=True):
     if ticks:
         tick()
     assert producer.flush(60) == 0
+    return midnight
 
 
 def read(bootstrap, topic, partitions=None):

@@ -11,11 +11,11 @@ from uuid import uuid4
 import counting
 import orjson
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
 from counting import Job
 from live import (
     EVERY_TOPIC,
     PARTITIONS,
+    SESSION_S,
     START,
     Progress,
     Replayed,
@@ -87,7 +87,7 @@ class Marbles:
             str(directory),
             PARTITIONS,
             transactional=not plain,
-            session_timeout_s=3.0 if plain else 6.0,
+            session_timeout_s=SESSION_S,
             on_disk=not plain and random.random() < 1 / 2,
         )
         self._random = random
@@ -292,14 +292,15 @@ class Shop:
         app_id = f"shop-{uuid4().hex[:8]}"
         self._config = story.config.model_copy(update={"broker": cluster.bootstrap, "app_id": app_id})
         self._changelog = changelog_of(self._config.app_id)
-        self._make_topics_anew()
+        cluster.drop_topics(EVERY_TOPIC)  # what another round has left: the names are fixed
+        topics.create(self._config)
         self._progress = Progress(cluster.bootstrap, self._changelog)
 
     def main(self, name):
         """Give the code that a worker's process runs, and its environment."""
         config = self._config
         wall = "__import__('time').time_ns() // 1_000_000"
-        return START.format(wall=wall), environment(config, config.broker, self._directory / name, app_id=config.app_id)
+        return START.format(wall=wall), environment(config, config.broker, self._directory / name)
 
     def begin(self):
         """Lay the history down."""
@@ -335,13 +336,3 @@ class Shop:
                     findings.doubled += max(0, got.get(topic, 0) - wanted)
         sent = [(name, None) for name in ids(read(self._config.broker, "recall"))]
         return findings + compare(sent, dict.fromkeys(replayed.ids))
-
-    def _make_topics_anew(self):
-        """Drop what another round has left: the names are fixed."""
-        admin = AdminClient({"bootstrap.servers": self._config.broker, "log_level": 0})
-        there = EVERY_TOPIC.keys() & admin.list_topics(timeout=30).topics.keys()
-        for future in admin.delete_topics(list(there)).values() if there else ():
-            future.result()
-        while EVERY_TOPIC.keys() & admin.list_topics(timeout=30).topics.keys():
-            time.sleep(0.1)
-        topics.create(self._config)

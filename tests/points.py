@@ -4,6 +4,7 @@ import asyncio
 import functools
 import os
 import signal
+from pathlib import Path
 from typing import NamedTuple
 
 from worker.stream.lane import Lane, Lanes
@@ -43,19 +44,46 @@ class Fault(NamedTuple):
     action: str
     point: str
     nth: int
+    since: str = ""
+    """A file: calls count from when it is there."""
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+import points
+fault = {fault!r}
+if fault:
+    points.arm(points.Fault(*fault))
+{main}
+"""
+
+
+def program(main, fault=None):
+    """Give the code of a process that runs `main`, and in which the fault happens, if there is one."""
+    return PROGRAM.format(tests=str(Path(__file__).parent), fault=fault and tuple(fault), main=main)
+
+
+def striker(fault):
+    """Give what is to be called at the fault's point."""
+    calls = 0
+
+    def strike():
+        nonlocal calls
+        if fault.since and not Path(fault.since).exists():
+            return
+        calls += 1
+        if calls == fault.nth:
+            os.kill(os.getpid(), ACTIONS[fault.action])
+
+    return strike
 
 
 def arm(fault):
     """Let the fault happen in this process."""
     point = POINTS[fault.point]
     method = getattr(point.owner, point.method)
-    calls = 0
-
-    def strike():
-        nonlocal calls
-        calls += 1
-        if calls == fault.nth:
-            os.kill(os.getpid(), ACTIONS[fault.action])
+    strike = striker(fault)
 
     @functools.wraps(method)
     async def waited_for(self, *args, **kwargs):

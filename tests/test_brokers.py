@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, ConfigResource
+from live import SESSION_S
 
 from worker.embedded import EmbeddedBroker
 
@@ -36,7 +37,7 @@ def kafka_broker(kafka):
     return Broker(
         kafka.bootstrap,
         lambda name, partitions: kafka.create_topics({name: partitions}),
-        session_timeout_ms=6_000,
+        session_timeout_ms=SESSION_S * 1000,
     )
 
 

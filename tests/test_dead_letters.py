@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from live import Progress, environment, lay_down, read, stop, wait_until, worker
+from live import Progress, environment, lay_down, parts, read, stop, wait_until, worker
+from points import Fault
 from typer.testing import CliRunner
 
 from schemas.topics import DEAD_LETTERS
@@ -169,16 +170,18 @@ def test_letters_are_there_once_after_a_kill_and_what_is_repaired_is_applied_onc
         if number % 50 == 0 and record.topic != "control":
             records.append(record._replace(topic="orders", value=BROKEN))
     topics.create(config)
-    lay_down(fresh_kafka.bootstrap, records, config.shop().days)
+    env, log, late = environment(config, fresh_kafka.bootstrap, tmp_path), tmp_path / "log", tmp_path / "late"
+    progress, days = Progress(fresh_kafka.bootstrap), config.shop().days
+    early, rest = parts(records, days, 2)
+    midnight = lay_down(fresh_kafka.bootstrap, early, days)
+    with worker(env, log, fault=Fault("kill", "after the produces", 5, str(late))) as process:
+        wait_until(lambda: progress.passed(midnight), process, log)
+        late.touch()
+        lay_down(fresh_kafka.bootstrap, rest, days)
+        assert process.wait(120) == -signal.SIGKILL
+    assert progress.applied() < len(records)
     broken = [message for message in read(fresh_kafka.bootstrap, "orders") if message.value() == BROKEN]
     assert len(broken) > 100
-    env, log = environment(config, fresh_kafka.bootstrap, tmp_path), tmp_path / "log"
-    progress = Progress(fresh_kafka.bootstrap)
-    with worker(env, log) as process:
-        wait_until(lambda: progress.applied() > len(records) // 3, process, log)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert progress.applied() < len(records), "killed too late to show anything"
     with worker(env, log) as process:
         wait_until(lambda: progress.applied() == len(records), process, log)
         assert stop(process) == 0

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from faust.tables.recovery import ServiceStopped
 from faust.types import TP
-from live import CHANGELOG, PARTITIONS, ROOT
+from live import CHANGELOG, PARTITIONS, ROOT, SESSION_S
 
 from worker import settings, topics
 from worker.stream.exits import EXIT_STUCK
@@ -153,7 +153,7 @@ def compacted(bootstrap, log):
 def recovered(bootstrap, datadir, store, mode="live"):
     values = {
         "broker": bootstrap, "store": store, "datadir": datadir, "dry_run": True, "web_port": 0,
-        "live_from": "2025-01-01T00:00:00Z", "session_timeout_s": 6,
+        "live_from": "2025-01-01T00:00:00Z", "session_timeout_s": SESSION_S,
     }  # fmt: skip
     env = os.environ | {f"RECALL_{name.upper()}": str(value) for name, value in values.items()}
     return subprocess.run(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from live import PARTITIONS, ROOT, Progress, stop, wait_until
+from live import PARTITIONS, ROOT, SESSION_S, Progress, stop, wait_until
 
 from worker import settings, topics
 from worker.partitioner import Partitioner
@@ -19,6 +19,7 @@ from worker.stream.transport import faust_options
 
 PASSWORD = "a-secret-of-the-test"
 START_S_MAX = 45
+pytestmark = pytest.mark.xdist_group("secured")  # one secured cluster is enough
 GRANTS = topics.grants(settings.Settings())
 
 
@@ -126,7 +127,7 @@ def recall_worker(log, datadir, **given):
         "dry_run": True,
         "web_port": 0,
         "datadir": datadir,
-        "session_timeout_s": 6,
+        "session_timeout_s": SESSION_S,
         "tick_s": 0.2,
         "ssl_cafile": None,
     } | given

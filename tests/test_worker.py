@@ -14,6 +14,7 @@ from live import (
     environment,
     ids,
     lay_down,
+    parts,
     read,
     state,
     stop,
@@ -21,6 +22,7 @@ from live import (
     without_risk,
     worker,
 )
+from points import Fault
 
 from schemas.values import rfc3339
 from worker import settings, topics
@@ -30,6 +32,7 @@ from worker.recall.playbook import load
 from worker.settings import DEFAULT_PLAYBOOK
 from worker.simulate import CURRENCY, TIMEZONE, simulate
 from worker.sources import open_source
+from worker.stream.topics import changelog_of
 
 
 @pytest.fixture
@@ -111,15 +114,17 @@ def test_a_worker_killed_in_mid_stream_ends_where_the_replay_does(fresh_kafka, p
     assert {record.topic for record in records} == {"clickstream", "cart", "orders"}
     expected = Replayed(config, records)
     topics.create(config)
-    lay_down(fresh_kafka.bootstrap, records, config.shop().days)
-    env, log = environment(config, fresh_kafka.bootstrap, tmp_path), tmp_path / "log"
+    days = config.shop().days
+    env, log, late = environment(config, fresh_kafka.bootstrap, tmp_path), tmp_path / "log", tmp_path / "late"
     progress = Progress(fresh_kafka.bootstrap)
-    first, last = records[0].recorded_at, records[-1].recorded_at
-    with worker(env, log) as process:
-        wait_until(lambda: any(clock > (first + last) // 2 for clock in progress.clocks()), process, log)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not progress.passed(expected.clock), "killed too late to show anything"
+    early, rest = parts(records, days, 2)
+    midnight = lay_down(fresh_kafka.bootstrap, early, days)
+    with worker(env, log, fault=Fault("kill", "after the produces", 5, str(late))) as process:
+        wait_until(lambda: progress.passed(midnight), process, log)
+        late.touch()
+        lay_down(fresh_kafka.bootstrap, rest, days)
+        assert process.wait(120) == -signal.SIGKILL
+    assert not progress.passed(expected.clock)
     with worker(env, log) as process:
         wait_until(lambda: progress.passed(expected.clock), process, log)
         assert stop(process) == 0
@@ -132,9 +137,11 @@ def test_a_worker_killed_in_mid_stream_ends_where_the_replay_does(fresh_kafka, p
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize("store", ["memory", "rocksdb"])
-def test_workers_that_join_leave_and_die_end_where_the_replay_does(fresh_kafka, playbook, tmp_path, store):
-    """A second worker joins, the first is stopped, the second killed, and the first takes over with what it kept."""
+def test_workers_that_join_leave_and_die_end_where_the_replay_does(fresh_kafka, playbook, tmp_path):
+    """A second worker joins, the first is stopped, the second killed, and the first takes over with what it kept.
+
+    The first one keeps its rows on disk, the second in memory.
+    """
     config = settings.load(
         broker=fresh_kafka.bootstrap,
         currency=CURRENCY,
@@ -144,28 +151,27 @@ def test_workers_that_join_leave_and_die_end_where_the_replay_does(fresh_kafka, 
         horizon_days=14,
         clock="recorded",
     )
-    records = list(simulate(users=900, days=120, seed=7))
+    records = list(simulate(users=600, days=120, seed=7))
     expected = Replayed(config, records)
     topics.create(config)
-    lay_down(fresh_kafka.bootstrap, records, config.shop().days)
-    progress, log = Progress(fresh_kafka.bootstrap), tmp_path / "log"
-
-    def env(name):
-        return environment(config, fresh_kafka.bootstrap, tmp_path / name, store=store)
-
-    def applied(share):
-        return lambda: progress.applied() > share * len(records)
-
-    with worker(env("a"), log) as first:
-        wait_until(applied(0.1), first, log)
-        with worker(env("b"), log) as second:
+    days = config.shop().days
+    progress, log, late = Progress(fresh_kafka.bootstrap), tmp_path / "log", tmp_path / "late"
+    alone, together, rest = parts(records, days, 3)
+    on_disk = environment(config, fresh_kafka.bootstrap, tmp_path / "a", store="rocksdb")
+    in_memory = environment(config, fresh_kafka.bootstrap, tmp_path / "b", store="memory")
+    midnight = lay_down(fresh_kafka.bootstrap, alone, days)
+    with worker(on_disk, log) as first:
+        wait_until(lambda: progress.passed(midnight), first, log)
+        with worker(in_memory, log, fault=Fault("kill", "after the produces", 5, str(late))) as second:
             wait_until(lambda: log.read_text().count("lanes acquired") >= 3, second, log)
+            midnight = lay_down(fresh_kafka.bootstrap, together, days)
+            wait_until(lambda: progress.passed(midnight), second, log)
             assert stop(first) == 0
-            wait_until(applied(0.3), second, log)
-            second.send_signal(signal.SIGKILL)
-            second.wait()
-    assert not progress.passed(expected.clock), "killed too late to show anything"
-    with worker(env("a"), log) as third:
+            late.touch()
+            lay_down(fresh_kafka.bootstrap, rest, days)
+            assert second.wait(120) == -signal.SIGKILL
+    assert not progress.passed(expected.clock)
+    with worker(on_disk, log) as third:
         wait_until(lambda: progress.passed(expected.clock), third, log)
         assert stop(third) == 0
     progress.close()
@@ -182,6 +188,7 @@ def test_workers_with_names_are_restarted_in_turn_and_each_time_the_other_goes_o
     """One is stopped, then the other is killed: each gets its own partitions back, and nobody takes up any anew."""
     config = settings.load(
         broker=fresh_kafka.bootstrap,
+        app_id=fresh_kafka.prefix("named"),  # they stay in the group when they stop
         currency=CURRENCY,
         timezone=TIMEZONE,
         playbook=playbook,
@@ -192,8 +199,9 @@ def test_workers_with_names_are_restarted_in_turn_and_each_time_the_other_goes_o
     records = list(simulate(users=600, days=120, seed=7))
     expected = Replayed(config, records)
     topics.create(config)
-    lay_down(fresh_kafka.bootstrap, records, config.shop().days)
-    progress = Progress(fresh_kafka.bootstrap)
+    changelog, days = changelog_of(config.app_id), config.shop().days
+    progress = Progress(fresh_kafka.bootstrap, changelog)
+    both, one, other = parts(records, days, 3)
     logs = {name: tmp_path / f"{name}.log" for name in ("a", "b")}
 
     def named(name):
@@ -205,16 +213,22 @@ def test_workers_with_names_are_restarted_in_turn_and_each_time_the_other_goes_o
         lines = [line for line in text.splitlines() if '"lanes acquired"' in line]
         return [orjson.loads(line[line.index("{") :])["lanes"] for line in lines]
 
+    midnight = lay_down(fresh_kafka.bootstrap, both, days)
     with named("a") as first, named("b") as second:
         wait_until(lambda: lanes("a")[-1:] > [[]] and lanes("b")[-1:] > [[]], second, logs["b"])
         wait_until(lambda: not set(lanes("a")[-1]) & set(lanes("b")[-1]), first, logs["a"])
+        wait_until(lambda: progress.passed(midnight), first, logs["a"])
         before = {name: lanes(name) for name in logs}
         assert stop(second) == 0
+        midnight = lay_down(fresh_kafka.bootstrap, one, days)
+        wait_until(lambda: progress.applied() > len(both), first, logs["a"])
         with named("b") as second_again:
             wait_until(lambda: len(lanes("b")) > len(before["b"]), second_again, logs["b"])
+            wait_until(lambda: progress.passed(midnight), second_again, logs["b"])
             first.kill()
             first.wait()
-            assert not progress.passed(expected.clock), "restarted too late to show anything"
+            lay_down(fresh_kafka.bootstrap, other, days)
+            wait_until(lambda: progress.applied() > len(both) + len(one), second_again, logs["b"])
             with named("a") as first_again:
                 wait_until(lambda: len(lanes("a")) > len(before["a"]), first_again, logs["a"])
                 wait_until(lambda: progress.passed(expected.clock), first_again, logs["a"])
@@ -223,7 +237,7 @@ def test_workers_with_names_are_restarted_in_turn_and_each_time_the_other_goes_o
     assert {name: lanes(name) for name in logs} == {name: [*each, each[-1]] for name, each in before.items()}
     progress.close()
     assert Counter(ids(read(fresh_kafka.bootstrap, "recall"))) == Counter(expected.ids)
-    rows, _ = state(fresh_kafka.bootstrap)
+    rows, _ = state(fresh_kafka.bootstrap, changelog)
     assert without_risk(rows) == expected.rows
 
 
