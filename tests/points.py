@@ -30,6 +30,7 @@ POINTS = {
     "in recovery": Point(BatchRecovery, "apply", after=True),
     "in a unit": Point(KeyedWork, "close"),
     "before the rows": Point(LaneProducer, "send_batch"),
+    "after the rows": Point(LaneProducer, "send_batch", after=True, flush=True),
     "after the produces": Point(LaneProducer, "send_offsets_to_transaction", flush=True),
     "before the commit": Point(LaneProducer, "commit_transaction"),
     "after the commit": Point(LaneProducer, "commit_transaction", after=True),
@@ -87,14 +88,12 @@ def arm(fault):
 
     @functools.wraps(method)
     async def waited_for(self, *args, **kwargs):
+        if point.after:
+            result = await method(self, *args, **kwargs)
         if point.flush:
             await self.flush()
-        if not point.after:
-            strike()
-        result = await method(self, *args, **kwargs)
-        if point.after:
-            strike()
-        return result
+        strike()
+        return result if point.after else await method(self, *args, **kwargs)
 
     @functools.wraps(method)
     def called(self, *args, **kwargs):

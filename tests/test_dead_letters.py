@@ -174,7 +174,7 @@ def test_letters_are_there_once_after_a_kill_and_what_is_repaired_is_applied_onc
     progress, days = Progress(fresh_kafka.bootstrap), config.shop().days
     early, rest = parts(records, days, 2)
     midnight = lay_down(fresh_kafka.bootstrap, early, days)
-    with worker(env, log, fault=Fault("kill", "after the produces", 5, str(late))) as process:
+    with worker(env, log, fault=Fault("kill", "after the rows", 5, str(late))) as process:
         wait_until(lambda: progress.passed(midnight), process, log)
         late.touch()
         lay_down(fresh_kafka.bootstrap, rest, days)

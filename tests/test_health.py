@@ -126,7 +126,7 @@ class Bench:
     def worker(self, script="", **extra):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        extra = {"mode": "plain", "web_port": port} | extra
+        extra = {"mode": "plain", "session_timeout_s": 6, "web_port": port} | extra
         env = environment(self.config, self._broker, self._folder, **extra)
         with self.log.open("ab") as out:
             process = subprocess.Popen(

@@ -119,7 +119,7 @@ def test_a_worker_killed_in_mid_stream_ends_where_the_replay_does(fresh_kafka, p
     progress = Progress(fresh_kafka.bootstrap)
     early, rest = parts(records, days, 2)
     midnight = lay_down(fresh_kafka.bootstrap, early, days)
-    with worker(env, log, fault=Fault("kill", "after the produces", 5, str(late))) as process:
+    with worker(env, log, fault=Fault("kill", "after the rows", 5, str(late))) as process:
         wait_until(lambda: progress.passed(midnight), process, log)
         late.touch()
         lay_down(fresh_kafka.bootstrap, rest, days)
@@ -155,17 +155,18 @@ def test_workers_that_join_leave_and_die_end_where_the_replay_does(fresh_kafka, 
     expected = Replayed(config, records)
     topics.create(config)
     days = config.shop().days
-    progress, log, late = Progress(fresh_kafka.bootstrap), tmp_path / "log", tmp_path / "late"
+    progress, late = Progress(fresh_kafka.bootstrap), tmp_path / "late"
+    log, seconds_log = tmp_path / "log", tmp_path / "second.log"
     alone, together, rest = parts(records, days, 3)
     on_disk = environment(config, fresh_kafka.bootstrap, tmp_path / "a", store="rocksdb")
     in_memory = environment(config, fresh_kafka.bootstrap, tmp_path / "b", store="memory")
     midnight = lay_down(fresh_kafka.bootstrap, alone, days)
     with worker(on_disk, log) as first:
         wait_until(lambda: progress.passed(midnight), first, log)
-        with worker(in_memory, log, fault=Fault("kill", "after the produces", 5, str(late))) as second:
-            wait_until(lambda: log.read_text().count("lanes acquired") >= 3, second, log)
+        with worker(in_memory, seconds_log, fault=Fault("kill", "after the rows", 5, str(late))) as second:
+            wait_until(lambda: '"lanes": ["' in seconds_log.read_text(), second, seconds_log)
             midnight = lay_down(fresh_kafka.bootstrap, together, days)
-            wait_until(lambda: progress.passed(midnight), second, log)
+            wait_until(lambda: progress.passed(midnight), second, seconds_log)
             assert stop(first) == 0
             late.touch()
             lay_down(fresh_kafka.bootstrap, rest, days)
