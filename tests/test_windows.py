@@ -409,7 +409,7 @@ def test_messages_are_forgotten_with_their_day_and_not_before():
     assert profile.today.counts[VIEW] == 1
 
 
-def test_nothing_is_folded_before_a_week_of_old_days_has_gathered():
+def test_nothing_is_folded_before_a_bucket_of_old_days_has_gathered():
     profile = visited(FIRST_DAY, FIRST_DAY + 3)
     edge = FIRST_DAY + DAYS_KEPT + FOLD_SLACK_DAYS
     profile.roll(edge)
@@ -423,10 +423,11 @@ def test_nothing_is_folded_before_a_week_of_old_days_has_gathered():
 
 
 def test_days_within_the_window_stay_single_when_others_are_folded():
-    profile = visited(FIRST_DAY, FIRST_DAY + 8, FIRST_DAY + 9)
-    profile.roll(FIRST_DAY + 98)
-    assert [array[0] for array in profile.history.arrays()] == [FIRST_DAY + 8, FIRST_DAY + 9]
-    assert profile.history.first_day == FIRST_DAY + 8
+    kept = FIRST_DAY + FOLD_SLACK_DAYS + 1
+    profile = visited(FIRST_DAY, kept, kept + 1)
+    profile.roll(kept + DAYS_KEPT)
+    assert [array[0] for array in profile.history.arrays()] == [kept, kept + 1]
+    assert profile.history.first_day == kept
 
 
 def test_months_are_kept_for_a_year():

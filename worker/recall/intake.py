@@ -91,7 +91,7 @@ def order(profile: Profile, body: Order, at: int, clock: int, days: Days) -> str
     _buy(profile.taste, body.items)
     profile.saw(ORDER, day)
     if open_day is None:
-        profile.history.append([day, ORDER, 1])
+        profile.history.append((day, ORDER, 1))
         profile.first_at = min(profile.first_at or at, at)
         profile.active_at = max(profile.active_at, at)
     else:
@@ -125,7 +125,7 @@ def refund(profile: Profile, body: Refund, at: int, clock: int, days: Days) -> s
     account.refund_ids = ids
     open_day = _open(profile, day, at, clock, days.of(clock))
     if open_day is None:
-        profile.history.append([day, REFUND, 1])
+        profile.history.append((day, REFUND, 1))
     else:
         open_day.add(REFUND)
     profile.saw(REFUND, day)

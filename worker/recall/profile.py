@@ -18,6 +18,8 @@ from worker.stream.processor import NEVER
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from worker.recall.windows import Sparse
+
 VERSION = 1
 """Of the row's encoding."""
 
@@ -265,7 +267,7 @@ class Profile(msgspec.Struct, array_like=True, dict=True):
         elif any(closed.counts):
             self.history.append(sparse(day, closed.counts, 0))
 
-    def counts_by_day(self) -> list[list[int]]:
+    def counts_by_day(self) -> list[Sparse]:
         """Return all days known singly, open ones included, as sparse arrays; a day may come in parts."""
         arrays = self.history.arrays() if self.history.n else []
         for day, open_day in ((self.day - 1, self.yesterday), (self.day, self.today)):

@@ -45,13 +45,15 @@ REFUND = 11
 MESSAGE_CLICK = 12
 
 DAYS_KEPT = 90
-FOLD_SLACK_DAYS = 7
 BUCKET_DAYS = 28
+FOLD_SLACK_DAYS = BUCKET_DAYS
+"""How many days gather past those kept before they are folded: to fold is to rewrite the whole history."""
 BUCKETS_KEPT = 14
 WEEKS_KEPT = 53
 """The current week and 52 complete ones."""
 
-Sparse = list[int]
+Sparse = tuple[int, ...]
+"""Tuples, since those are decoded in half the time that lists take."""
 
 _ALL = range(len(CHANNELS))
 _FIX_ARRAY_MAX, _ARRAY_16_MAX = 15, 2**16 - 1
@@ -59,7 +61,7 @@ _FIX_ARRAY_MAX, _ARRAY_16_MAX = 15, 2**16 - 1
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_ints = msgspec.msgpack.Decoder(list[int]).decode
-_decode_arrays = msgspec.msgpack.Decoder(list[list[int]]).decode
+_decode_arrays = msgspec.msgpack.Decoder(list[Sparse]).decode
 
 
 def pack(values: list[int]) -> bytes:
@@ -74,12 +76,12 @@ def sparse(day: int, counts: list[int], sessions: int) -> Sparse:
     """Return the closed form of a day.
 
     >>> sparse(14_000, [0, 0, 0, 4], sessions=2)
-    [14000, 0, 2, 3, 4]
+    (14000, 0, 2, 3, 4)
     """
     array = [day, SESSION, sessions] if sessions else [day]
     for channel in compress(_ALL, counts):
         array += (channel, counts[channel])
-    return array
+    return tuple(array)
 
 
 def sessions_in(mask: int) -> int:
@@ -108,7 +110,7 @@ class History(msgspec.Struct, array_like=True, gc=False):
         self.n += 1
 
     def arrays(self) -> list[Sparse]:
-        """Return the closed days of the last 90 days, and at most a week more."""
+        """Return the closed days of the last 90 days, and at most four weeks more."""
         return _decode_arrays(b"\xdd" + self.n.to_bytes(4, "big") + self.days)
 
     def months(self) -> Iterator[tuple[int, Sparse]]:
@@ -120,11 +122,11 @@ class History(msgspec.Struct, array_like=True, gc=False):
         flat, i = unpack(self.buckets), 0
         while i < len(flat):
             size = flat[i]
-            yield flat[i + 1 : i + 1 + size]
+            yield tuple(flat[i + 1 : i + 1 + size])
             i += 1 + size
 
     def fold(self, today: int) -> None:
-        """Move days that are past 90 days into buckets, once a week of them has gathered."""
+        """Move days that are past 90 days into buckets, once a bucket of them has gathered."""
         if self.n == 0 or self.first_day >= today - DAYS_KEPT - FOLD_SLACK_DAYS:
             return
         self.fold_before(today - DAYS_KEPT, today)
@@ -139,8 +141,8 @@ class History(msgspec.Struct, array_like=True, gc=False):
                 _add(folded.setdefault(array[0] // BUCKET_DAYS, {}), array)
         months = {array[0]: array for array in self._months()}
         for bucket, counts in folded.items():
-            _add(counts, months.get(bucket, []))
-            months[bucket] = [bucket, *chain.from_iterable(sorted(counts.items()))]
+            _add(counts, months.get(bucket, ()))
+            months[bucket] = (bucket, *chain.from_iterable(sorted(counts.items())))
         oldest = today // BUCKET_DAYS - BUCKETS_KEPT
         self.buckets = pack([n for bucket in sorted(months) if bucket >= oldest for n in _sized(months[bucket])])
         self.n = len(kept)
@@ -154,5 +156,5 @@ def _add(counts: dict[int, int], array: Sparse) -> None:
         counts[channel] = counts.get(channel, 0) + n
 
 
-def _sized(array: Sparse) -> Sparse:
+def _sized(array: Sparse) -> list[int]:
     return [len(array), *array]

@@ -145,11 +145,12 @@ def _channels(profile: Profile, t_day: int, values: list[int]) -> list[int]:
     arrays = profile.counts_by_day()
     periods = [[0] * len(CHANNELS) for _ in _PERIOD_ENDS]
     for array in arrays:
-        age = t_day - array[0]
+        numbers = iter(array)
+        age = t_day - next(numbers)
         if 0 < age <= DAYS_KEPT:
             period = periods[_PERIOD_OF[age]]
-            for i in range(1, len(array), 2):
-                period[array[i]] += array[i + 1]
+            for channel in numbers:
+                period[channel] += next(numbers)
     active = _last_sessions(arrays, t_day)
     recencies = _recencies(profile, arrays, t_day)
     recencies[SESSION] = active[0] if active else RECENCY_MAX_DAYS
