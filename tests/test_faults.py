@@ -54,6 +54,28 @@ def test_records_that_are_gone_before_they_were_read_end_the_process(kafka, tmp_
         load.close()
 
 
+@pytest.mark.kafka
+def test_a_changelog_that_was_made_anew_is_no_first_start(kafka, tmp_path):
+    """What the sources no longer hold would be missing from the rows, and outputs would come again."""
+    load = Marbles(kafka, tmp_path, Random(1))
+    worker = Worker("worker", load, tmp_path)
+    try:
+        load.begin()
+        while not load.applied():
+            time.sleep(0.05)
+        worker.send(signal.SIGTERM)
+        assert worker.process.wait(30) == 0
+        admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 2})
+        admin.delete_topics([load.job.changelog])[load.job.changelog].result()
+        kafka.create_topics({load.job.changelog: PARTITIONS}, {"cleanup.policy": "compact"})
+        worker.start()
+        assert worker.process.wait(60) == EXIT_REFUSED
+        assert "the changelog was made anew" in worker.words
+    finally:
+        worker.end()
+        load.close()
+
+
 def test_a_verdict_finds_what_is_wrong():
     """An id that is not there, one that nobody knows, one twice, one with another payload, and a number left out."""
     truth = {"a": 1, "b": 2, "c": 3}

@@ -595,6 +595,8 @@ def test_lanes_are_opened_all_at_once_however_many_there_are():
             earliest_offsets=offsets,
             highwaters=offsets,
             seek_wait=lambda _starts: asyncio.sleep(0),
+            _refuse_lost_rows=lambda _new: asyncio.sleep(0),
+            _state=lambda _tp: None,
             _committed_offset={},
         )
         began = asyncio.get_running_loop().time()

@@ -106,6 +106,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         works = dict(zip(lanes, await asyncio.gather(*map(app.open_lane, lanes)), strict=True))
         tps = {lane: [TP(topic, lane.number) for topic in lane.group.topics] for lane in works}
         every = [tp for of_lane in tps.values() for tp in of_lane]
+        await self._refuse_lost_rows({lane.number: tps[lane] for lane, work in works.items() if is_new(work, lane)})
         earliest = await self.earliest_offsets(*every)
         ends = await self.highwaters(*every)
         starts = {
@@ -119,6 +120,18 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         self._committed_offset.update(starts)
         for lane, work in works.items():
             lane.start(work, {tp.topic: ends[tp] for tp in tps[lane] if starts[tp] < (ends[tp] or 0)})
+
+    async def _refuse_lost_rows(self, new: Mapping[int, Sequence[TP]]) -> None:
+        """Refuse to begin where the group has been further: each commit wrote a partition record beside its offset."""
+        committed = self._thread._ensure_consumer().committed  # noqa: SLF001 - as Faust's own questions
+        for number, tps in new.items():
+            told = await asyncio.gather(*(self._thread.call_thread(committed, tp) for tp in tps))
+            if any(offset is not None for offset in told):
+                raise RefusedError(
+                    f"partition {number} was worked on before, and {self.app.rows.changelog_topic_name} has nothing of "
+                    f"it: the changelog was made anew. Restore it, or start anew from the history that there is under "
+                    f"another app_id"
+                )
 
     async def wait_empty(self) -> None:
         """Let the lanes finish the unit in hand, and commit what they have; called when they are taken away."""
@@ -261,6 +274,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         self._unacked_messages.add(message)
         for channel in self.app.topics._tp_index[tp]:  # noqa: SLF001 - where Faust's conductor keeps it
             channel.queue.put_nowait(Event(self.app, None, item, None, message))
+
+
+def is_new(work: Work, lane: Lane) -> bool:
+    """Tell whether a lane with rows has none, and not even a position."""
+    return lane.group.has_rows and all(work.start_offset(topic) is None for topic in lane.group.topics)
 
 
 def start_of(work: Work, tp: TP, earliest: int, end: int) -> int:
