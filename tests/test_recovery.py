@@ -230,6 +230,33 @@ def test_what_was_fetched_and_not_applied_does_not_count_as_recovered(happens):
     assert recovery.active_offsets[CHANGELOG_TP] == 4
 
 
+def test_sources_fetched_before_a_rebalance_and_left_out_after_it_do_not_keep_the_recovery_from_its_end(monkeypatch):
+    """The recovery has sought by then, and nobody seeks again: it would wait for ever."""
+    recovery = half_read()
+    ends = []
+    monkeypatch.setattr(recovery, "_set_recovery_ended", lambda: ends.append("ended"))
+    source = TP("source", 0)
+
+    async def getmany(**_):
+        app.consumer_generation_id, app.rebalancing = 2, True
+        return {source: ["record"]}
+
+    tables = SimpleNamespace(recovery=recovery)
+    app = SimpleNamespace(rebalancing=False, consumer_generation_id=1, tables=tables)
+    consumer = SimpleNamespace(
+        app=app,
+        flow_active=True,
+        should_stop=False,
+        position_now=lambda _: 10,
+        _get_active_partitions=lambda: {source},
+        _wanted=lambda _, rebalancing: not rebalancing,
+        _getmany=getmany,
+    )
+    assert asyncio.run(BatchConsumer._fetch(consumer)) == {}
+    recovery.check_ended(consumer)
+    assert ends == ["ended"]
+
+
 class Kept:
     """A store that remembers whether it was told of the end."""
 

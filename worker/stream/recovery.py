@@ -18,7 +18,7 @@ from worker.stream.health import RecoveryState
 from worker.stream.stores import Changelog, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
 
     from faust.types import TP
 
@@ -91,9 +91,14 @@ class BatchRecovery(Recovery):  # type: ignore[misc]
             offsets[tp] = records[-1].offset
             self._records += len(records)
 
-    def leave_out(self) -> None:
-        """Note that something was fetched and not applied: positions say nothing before the next seek."""
-        self._reading = False
+    def leave_out(self, fetched: Container[TP]) -> None:
+        """Note that this was fetched and not applied: of a changelog, positions say nothing before the next seek.
+
+        A fetch that was under way when the rebalance came may bring records of the sources after the seek. They say
+        nothing of the changelogs, and nobody would seek again.
+        """
+        if any(tp in fetched for tp in self.active_tps):
+            self._reading = False
 
     def check_ended(self, consumer: Any) -> None:
         """End by position, not by the last record: the log may end in markers or in what was aborted."""

@@ -201,10 +201,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         if not fetched:
             return {}
         if self.should_stop:
-            app.tables.recovery.leave_out()
+            app.tables.recovery.leave_out(fetched)
             return {}
         if not self.flow_active or app.consumer_generation_id != generation or app.rebalancing != rebalancing:
-            app.tables.recovery.leave_out()
+            app.tables.recovery.leave_out(fetched)
             if not app.rebalancing:  # else recovery's end seeks
                 await self.seek_wait({tp: offset for tp, offset in self._expected.items() if tp in self.assignment()})
             return {}
