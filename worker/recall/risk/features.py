@@ -105,10 +105,10 @@ def compute(profile: Profile, t_day: int, days: Days) -> list[int]:
     )
     _money(profile, days.week(t_day), values)
     standing = profile.standing
-    values.append(_log(max(0, t_day - days.of(profile.first_at))) if profile.first_at else 0)
+    values.append(_log_count(max(0, t_day - days.of(profile.first_at))) if profile.first_at else 0)
     values += _TIER_FLAGS[standing.tier]
     since = standing.since
-    values.append(_log(min(NEVER_DAYS, max(0, t_day - days.of(since)))) if since else _log(NEVER_DAYS))
+    values.append(_log_count(min(NEVER_DAYS, max(0, t_day - days.of(since)) if since else NEVER_DAYS)))
     return values
 
 
@@ -188,11 +188,13 @@ def _last_sessions(arrays: list[Sparse], t_day: int) -> list[int]:
 
 def _recencies(profile: Profile, arrays: list[Sparse], t_day: int) -> list[int]:
     """Return by channel how many days ago it was used last, before the day; the row knows where nothing came since."""
-    recencies = [min(RECENCY_MAX_DAYS, t_day - last) for last in profile.last_days or [0] * len(CHANNELS)]
-    for channel, recency in enumerate(recencies):
-        if recency <= 0:
-            ages = [t_day - array[0] for array in arrays if channel in array[1::2]]
-            recencies[channel] = min((age for age in ages if 0 < age <= DAYS_KEPT), default=RECENCY_MAX_DAYS)
+    last_days = profile.last_days or [0] * len(CHANNELS)
+    recencies = [age if (age := t_day - last) < RECENCY_MAX_DAYS else RECENCY_MAX_DAYS for last in last_days]
+    if max(last_days) >= t_day:
+        for channel, recency in enumerate(recencies):
+            if recency <= 0:
+                ages = [t_day - array[0] for array in arrays if channel in array[1::2]]
+                recencies[channel] = min((age for age in ages if 0 < age <= DAYS_KEPT), default=RECENCY_MAX_DAYS)
     return recencies
 
 
