@@ -79,10 +79,10 @@ def test_the_taste_is_kept_in_the_row(taste):
 def test_days_that_are_kept_stay_as_they_are_when_others_are_folded(days):
     history = History()
     for day in range(20_000, 20_001 + days):
-        history.append([day, SESSION, 2])
+        history.append((day, SESSION, 2))
     history.fold_before(20_001, 20_001)
-    assert history.arrays() == [[day, SESSION, 2] for day in range(20_001, 20_001 + days)]
-    assert list(history.months()) == [(20_000 // BUCKET_DAYS * BUCKET_DAYS, [20_000 // BUCKET_DAYS, SESSION, 2])]
+    assert history.arrays() == [(day, SESSION, 2) for day in range(20_001, 20_001 + days)]
+    assert list(history.months()) == [(20_000 // BUCKET_DAYS * BUCKET_DAYS, (20_000 // BUCKET_DAYS, SESSION, 2))]
 
 
 @settings(max_examples=100, deadline=None)
