@@ -8,14 +8,6 @@ from live import EVERY_TOPIC
 from worker.embedded import EmbeddedBroker
 
 
-def pytest_collection_modifyitems(items):
-    """On somebody's own cluster one process does all that needs it: a worker's topics have fixed names."""
-    if os.environ.get("RECALL_TEST_BOOTSTRAP"):
-        for item in items:
-            if item.get_closest_marker("kafka"):
-                item.add_marker(pytest.mark.xdist_group("kafka"))
-
-
 def from_source(source):
     """Give a fixture's function for an Apache Kafka; where there is none, the tests skip, but fail in CI."""
 

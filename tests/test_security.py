@@ -19,7 +19,6 @@ from worker.stream.transport import faust_options
 
 PASSWORD = "a-secret-of-the-test"
 START_S_MAX = 45
-pytestmark = pytest.mark.xdist_group("secured")  # one secured cluster is enough
 GRANTS = topics.grants(settings.Settings())
 
 
