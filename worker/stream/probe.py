@@ -77,8 +77,8 @@ def _answering() -> Iterator[None]:
 @asynccontextmanager
 async def _admin(connection: Mapping[str, Any]) -> AsyncIterator[AIOKafkaAdminClient]:
     admin = AIOKafkaAdminClient(**connection)
-    await admin.start()
     try:
+        await admin.start()
         yield admin
     finally:
         await admin.close()
