@@ -55,11 +55,11 @@ def environment(config, bootstrap, datadir, **extra):
 
 
 @contextlib.contextmanager
-def worker(env, log, wall="__import__('time').time_ns() // 1_000_000", fault=None):
-    """Run a worker, with a fault of `points` in it; it is killed at the end if it still runs."""
+def worker(env, log, wall="__import__('time').time_ns() // 1_000_000", fault=None, gate=None):
+    """Run a worker, with a fault of `points` in it, or held by a gate; it is killed at the end if it still runs."""
     with Path(log).open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-c", points.program(START.format(wall=wall), fault)],
+            [sys.executable, "-c", points.program(START.format(wall=wall), fault, gate)],
             env=env,
             cwd=ROOT,
             stdout=out,
@@ -80,13 +80,18 @@ def stop(process):
 
 
 def parts(records, days, number):
-    """Cut a history at midnights of the shop into so many parts of about one size, to be laid down one by one."""
+    """Cut a history at midnights of the shop into so many parts of about one size."""
     found, left = [], records
     for more in range(number - 1, 0, -1):
         midnight = next(replay.midnights(left[len(left) // (more + 1)].recorded_at, days))
         found.append([record for record in left if record.recorded_at < midnight])
         left = left[len(found[-1]) :]
     return [*found, left]
+
+
+def ends(records, days, number):
+    """Return the midnights at which `parts` cuts."""
+    return [next(replay.midnights(part[-1].recorded_at, days)) for part in parts(records, days, number)[:-1]]
 
 
 def lay_down(bootstrap, records, days, *, ticks=True):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from worker.stream.lane import Lane, Lanes
+from worker.stream.partition import Partition
 from worker.stream.producer import LaneProducer
 from worker.stream.recovery import BatchRecovery
 from worker.stream.work import KeyedWork
@@ -53,16 +54,53 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
 import points
-fault = {fault!r}
+fault, gate = {fault!r}, {gate!r}
 if fault:
     points.arm(points.Fault(*fault))
+if gate:
+    points.heed(gate)
 {main}
 """
 
 
-def program(main, fault=None):
-    """Give the code of a process that runs `main`, and in which the fault happens, if there is one."""
-    return PROGRAM.format(tests=str(Path(__file__).parent), fault=fault and tuple(fault), main=main)
+def program(main, fault=None, gate=None):
+    """Give the code of a process that runs `main`; a fault happens in it, or a gate holds it, where there is one."""
+    return PROGRAM.format(
+        tests=str(Path(__file__).parent), fault=fault and tuple(fault), gate=gate and str(gate.path), main=main
+    )
+
+
+class Gate:
+    """How far workers may come, in event time.
+
+    A history that lies there whole before anybody reads it has one merged order, and so one outcome. What is to happen
+    in the middle of it happens at a gate.
+    """
+
+    def __init__(self, path, at):
+        self.path = path
+        self.open_to(at)
+
+    def open_to(self, at):
+        """Let partitions come to this clock."""
+        written = self.path.with_suffix(".new")
+        written.write_text(str(at))
+        written.rename(self.path)
+
+
+def heed(gate):
+    """Let no partition of this process go on beyond the gate."""
+    advance, path = Partition.advance, Path(gate)
+
+    def gated(self):
+        if self.clock >= int(path.read_text()):
+            self.held = "the gate"
+            return None
+        if self.held == "the gate":
+            self.held = None
+        return advance(self)
+
+    Partition.advance = gated
 
 
 def striker(fault):

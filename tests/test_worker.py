@@ -11,10 +11,10 @@ from live import (
     Progress,
     Replayed,
     Tail,
+    ends,
     environment,
     ids,
     lay_down,
-    parts,
     read,
     state,
     stop,
@@ -22,7 +22,7 @@ from live import (
     without_risk,
     worker,
 )
-from points import Fault
+from points import Fault, Gate
 
 from schemas.values import rfc3339
 from worker import settings, topics
@@ -32,6 +32,7 @@ from worker.recall.playbook import load
 from worker.settings import DEFAULT_PLAYBOOK
 from worker.simulate import CURRENCY, TIMEZONE, simulate
 from worker.sources import open_source
+from worker.stream.processor import NEVER
 from worker.stream.topics import changelog_of
 
 
@@ -117,12 +118,13 @@ def test_a_worker_killed_in_mid_stream_ends_where_the_replay_does(fresh_kafka, p
     days = config.shop().days
     env, log, late = environment(config, fresh_kafka.bootstrap, tmp_path), tmp_path / "log", tmp_path / "late"
     progress = Progress(fresh_kafka.bootstrap)
-    early, rest = parts(records, days, 2)
-    midnight = lay_down(fresh_kafka.bootstrap, early, days)
-    with worker(env, log, fault=Fault("kill", "after the rows", 5, str(late))) as process:
-        wait_until(lambda: progress.passed(midnight), process, log)
+    lay_down(fresh_kafka.bootstrap, records, days)
+    [half] = ends(records, days, 2)
+    gate = Gate(tmp_path / "gate", half)
+    with worker(env, log, fault=Fault("kill", "after the rows", 5, str(late)), gate=gate) as process:
+        wait_until(lambda: progress.passed(half), process, log)
         late.touch()
-        lay_down(fresh_kafka.bootstrap, rest, days)
+        gate.open_to(NEVER)
         assert process.wait(120) == -signal.SIGKILL
     assert not progress.passed(expected.clock)
     with worker(env, log) as process:
@@ -157,19 +159,21 @@ def test_workers_that_join_leave_and_die_end_where_the_replay_does(fresh_kafka, 
     days = config.shop().days
     progress, late = Progress(fresh_kafka.bootstrap), tmp_path / "late"
     log, seconds_log = tmp_path / "log", tmp_path / "second.log"
-    alone, together, rest = parts(records, days, 3)
+    lay_down(fresh_kafka.bootstrap, records, days)
+    alone, together = ends(records, days, 3)
+    gate = Gate(tmp_path / "gate", alone)
     on_disk = environment(config, fresh_kafka.bootstrap, tmp_path / "a", store="rocksdb")
     in_memory = environment(config, fresh_kafka.bootstrap, tmp_path / "b", store="memory")
-    midnight = lay_down(fresh_kafka.bootstrap, alone, days)
-    with worker(on_disk, log) as first:
-        wait_until(lambda: progress.passed(midnight), first, log)
-        with worker(in_memory, seconds_log, fault=Fault("kill", "after the rows", 5, str(late))) as second:
+    with worker(on_disk, log, gate=gate) as first:
+        wait_until(lambda: progress.passed(alone), first, log)
+        fault = Fault("kill", "after the rows", 5, str(late))
+        with worker(in_memory, seconds_log, fault=fault, gate=gate) as second:
             wait_until(lambda: '"lanes": ["' in seconds_log.read_text(), second, seconds_log)
-            midnight = lay_down(fresh_kafka.bootstrap, together, days)
-            wait_until(lambda: progress.passed(midnight), second, seconds_log)
+            gate.open_to(together)
+            wait_until(lambda: progress.passed(together), second, seconds_log)
             assert stop(first) == 0
             late.touch()
-            lay_down(fresh_kafka.bootstrap, rest, days)
+            gate.open_to(NEVER)
             assert second.wait(120) == -signal.SIGKILL
     assert not progress.passed(expected.clock)
     with worker(on_disk, log) as third:
@@ -202,34 +206,37 @@ def test_workers_with_names_are_restarted_in_turn_and_each_time_the_other_goes_o
     topics.create(config)
     changelog, days = changelog_of(config.app_id), config.shop().days
     progress = Progress(fresh_kafka.bootstrap, changelog)
-    both, one, other = parts(records, days, 3)
+    lay_down(fresh_kafka.bootstrap, records, days)
+    both, one = ends(records, days, 3)
+    gate = Gate(tmp_path / "gate", both)
     logs = {name: tmp_path / f"{name}.log" for name in ("a", "b")}
 
     def named(name):
         env = environment(config, fresh_kafka.bootstrap, tmp_path / name, instance_id=name, session_timeout_s=60)
-        return worker(env, logs[name])
+        return worker(env, logs[name], gate=gate)
 
     def lanes(name):
         text = logs[name].read_text() if logs[name].exists() else ""
         lines = [line for line in text.splitlines() if '"lanes acquired"' in line]
         return [orjson.loads(line[line.index("{") :])["lanes"] for line in lines]
 
-    midnight = lay_down(fresh_kafka.bootstrap, both, days)
     with named("a") as first, named("b") as second:
         wait_until(lambda: lanes("a")[-1:] > [[]] and lanes("b")[-1:] > [[]], second, logs["b"])
         wait_until(lambda: not set(lanes("a")[-1]) & set(lanes("b")[-1]), first, logs["a"])
-        wait_until(lambda: progress.passed(midnight), first, logs["a"])
+        wait_until(lambda: progress.passed(both), first, logs["a"])
         before = {name: lanes(name) for name in logs}
         assert stop(second) == 0
-        midnight = lay_down(fresh_kafka.bootstrap, one, days)
-        wait_until(lambda: progress.applied() > len(both), first, logs["a"])
+        applied = progress.applied()
+        gate.open_to(one)
+        wait_until(lambda: progress.applied() > applied, first, logs["a"])
         with named("b") as second_again:
             wait_until(lambda: len(lanes("b")) > len(before["b"]), second_again, logs["b"])
-            wait_until(lambda: progress.passed(midnight), second_again, logs["b"])
+            wait_until(lambda: progress.passed(one), second_again, logs["b"])
             first.kill()
             first.wait()
-            lay_down(fresh_kafka.bootstrap, other, days)
-            wait_until(lambda: progress.applied() > len(both) + len(one), second_again, logs["b"])
+            applied = progress.applied()
+            gate.open_to(NEVER)
+            wait_until(lambda: progress.applied() > applied, second_again, logs["b"])
             with named("a") as first_again:
                 wait_until(lambda: len(lanes("a")) > len(before["a"]), first_again, logs["a"])
                 wait_until(lambda: progress.passed(expected.clock), first_again, logs["a"])
