@@ -37,6 +37,7 @@ class Watched:
         opened[number] = partition = store.open(number, changelog)
         recover, recovered = partition.recover, partition.recovered
         def take(records):
+            records = list(records)
             read[number] = read.get(number, 0) + len(records)
             recover(records)
             if sys.argv[1] == "die" and sum(read.values()) > 1000:

@@ -50,6 +50,7 @@ class Timed:
         recover, recovered = opened.recover, opened.recovered
 
         def counted(records):
+            records = list(records)
             self.records += len(records)
             recover(records)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
@@ -11,7 +12,7 @@ import structlog
 from worker.stream.exits import EXIT_LEFTOVER, EXIT_STOP_TIMEOUT, EXIT_WORK_FAILED
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 
     from worker.stream.committer import Committer
     from worker.stream.entries import SourceRecord
@@ -21,8 +22,19 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("recall.stream")
 
+FEED_RECORDS = 1024
+"""About how many records are parsed before they are worked off: many more would leave the CPU's caches in between."""
 HELD_POLL_S = 0.2
 """How often a lane that waits for something to be loaded looks again."""
+
+
+class Records(Protocol):
+    """Fetched records of one topic, in its order; read once."""
+
+    def __len__(self) -> int:
+        """Return how many there are at most."""
+
+    def __iter__(self) -> Iterator[SourceRecord]: ...
 
 
 class Work(Protocol):
@@ -79,11 +91,11 @@ class Lane:
         self.busy = False
         """Whether its task is at work; it may be waiting for a commit."""
         self._die = die
-        self._inbox: deque[tuple[str, Sequence[SourceRecord]]] = deque()
+        self._inbox: deque[tuple[str, Iterable[SourceRecord], int]] = deque()
         self._waiting: Counter[str] = Counter()
         """Records in the inbox, by topic."""
-        self._reached: list[str] = []
-        self._first_unread = False
+        self._unread: set[str] = set()
+        """Topics that hold more at the start than was handed over."""
         self._in_hand = False
         self._closing = False
         self._held: str | None = None
@@ -99,29 +111,30 @@ class Lane:
             return
         self.work = work
         self.ends = dict(ends)
-        for topic in self.group.topics:
-            work.expect(topic, more=topic in ends)
-        self._first_unread = self.group.first in ends
+        self._unread = set(ends)
+        self._expect(work)
         starts = {topic: work.start_offset(topic) for topic in self.group.topics}
         self.committer.owe({topic: start for topic, start in starts.items() if start is not None})
         self._task = asyncio.create_task(self._run(), name=f"lane {self.group.name} {self.number}")
 
-    def put(self, topic: str, records: Sequence[SourceRecord]) -> None:
+    def put(self, topic: str, records: Records) -> None:
         """Hand over fetched records, each once and in order."""
-        self._inbox.append((topic, records))
-        self._waiting[topic] += len(records)
+        iterator, count = iter(records), len(records)
+        for first in range(0, count, FEED_RECORDS):
+            self._inbox.append((topic, islice(iterator, FEED_RECORDS), min(FEED_RECORDS, count - first)))
+        self._waiting[topic] += count
         self._wake.set()
 
     def reached(self, topic: str) -> None:
         """Say that all that the topic held at the start has been handed over."""
-        self._reached.append(topic)
+        self._unread.discard(topic)
         self._wake.set()
 
     def hungry(self, topic: str, records_max: int) -> bool:
         """Tell whether more of the topic may be fetched: little of it waits, or nothing goes on without it."""
         if self.work is None:
             return False
-        if self._first_unread and topic == self.group.first:
+        if topic == self.group.first and topic in self._unread:
             return True
         return self.backlog(topic) < records_max
 
@@ -157,16 +170,23 @@ class Lane:
             self._die(EXIT_WORK_FAILED, "work failed", lane=self.group.name, error=repr(error), exc_info=True)
 
     async def _work_off(self) -> None:
-        """Do what can be done with what was handed over."""
+        """Do what can be done with what was handed over, of which some is fed whenever nothing else is left to do."""
         work = self.work
         assert work is not None  # set before the task begins
+        first = self.group.first
         while not self._closing:
-            self._feed(work)
-            if self._first_unread or (unit := work.advance()) is None:
+            self._expect(work)
+            waits = first is not None and self._is_expected(first)
+            unit = None if waits else work.advance()
+            if unit is not None:
+                self._in_hand = True
+                await self.committer.add(unit)
+                self._in_hand = False
+            elif self._inbox:
+                self._feed(work)
+                continue
+            else:
                 break
-            self._in_hand = True
-            await self.committer.add(unit)
-            self._in_hand = False
             await asyncio.sleep(0)
         if work.held != self._held:
             self._held = work.held
@@ -176,15 +196,20 @@ class Lane:
             asyncio.get_running_loop().call_later(HELD_POLL_S, self._wake.set)
 
     def _feed(self, work: Work) -> None:
-        while self._inbox:
-            topic, records = self._inbox.popleft()
-            self._waiting[topic] -= len(records)
+        room = FEED_RECORDS
+        while self._inbox and room > 0:
+            topic, records, count = self._inbox.popleft()
+            self._waiting[topic] -= count
             work.feed(topic, records)
-        while self._reached:
-            topic = self._reached.pop()
-            work.expect(topic, more=False)
-            if topic == self.group.first:
-                self._first_unread = False
+            room -= count
+
+    def _expect(self, work: Work) -> None:
+        """Let the merge wait for what is known to be there and was not fed yet."""
+        for topic in self.group.topics:
+            work.expect(topic, more=self._is_expected(topic))
+
+    def _is_expected(self, topic: str) -> bool:
+        return topic in self._unread or self._waiting[topic] > 0
 
 
 class Lanes:

@@ -6,6 +6,7 @@ What is overridden of Faust's internals is listed in `internals`, and checked th
 from __future__ import annotations
 
 from contextlib import contextmanager
+from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,17 @@ from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery, ServiceStopped
 from mode import Service
 
+from worker.stream.batches import from_offset
 from worker.stream.exits import EXIT_REFUSED, EXIT_STORE_FAILED, EXIT_STUCK, die
 from worker.stream.health import RecoveryState
 from worker.stream.stores import Changelog, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator
 
     from faust.types import TP
+
+    from worker.stream.batches import Batch
 
 RECOVERY_FETCH_BYTES = 4 * 1024 * 1024
 """Of one partition at once, while recovery reads; the broker's answer as a whole is bounded by aiokafka (50 MB)."""
@@ -77,19 +81,17 @@ class BatchRecovery(Recovery):  # type: ignore[misc]
             self._reading = True
             consumer.fetch_at_once(RECOVERY_FETCH_BYTES)
 
-    def apply(self, tp: TP, records: Sequence[Any]) -> None:
-        """Take a batch of changelog records."""
-        offsets = self.active_offsets if tp in self.active_tps else self.standby_offsets
-        if tp not in self.active_tps and tp not in self.standby_tps:
+    def apply(self, tp: TP, batches: Iterable[Batch]) -> None:
+        """Take batches of changelog records."""
+        if tp not in self.active_tps:
             return
-        seen = offsets.get(tp)
-        if seen is not None and records[0].offset <= seen:
-            records = [record for record in records if record.offset > seen]
-        if records:
+        seen = self.active_offsets.get(tp)
+        fresh = from_offset(batches, 0 if seen is None else seen + 1)
+        if fresh:
             with ending_in_failure():
-                self.tp_to_table[tp].data.recover(tp.partition, records)
-            offsets[tp] = records[-1].offset
-            self._records += len(records)
+                self.tp_to_table[tp].data.recover(tp.partition, chain.from_iterable(fresh))
+            self.active_offsets[tp] = fresh[-1].next - 1
+            self._records += sum(map(len, fresh))
 
     def leave_out(self, fetched: Container[TP]) -> None:
         """Note that this was fetched and not applied: of a changelog, positions say nothing before the next seek.

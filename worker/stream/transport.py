@@ -23,6 +23,7 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from worker.stream import internals, probe
+from worker.stream.batches import Batch, from_offset, unpacked
 from worker.stream.committer import Commit, CommitSettings, Committer
 from worker.stream.exits import EXIT_REFUSED, EXIT_UNAVAILABLE, RefusedError, UnavailableError, die
 from worker.stream.lane import Lane, Lanes
@@ -57,7 +58,8 @@ class Item(NamedTuple):
     """What one fetch brought for a lane."""
 
     lane: Lane
-    records: list[tuple[TP, Sequence[Any]]]
+    batches: list[tuple[str, Batch]]
+    """By topic."""
     reached: list[str]
     """Topics of which all that was there at the start has now been fetched."""
 
@@ -169,8 +171,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
                 if len(self._unacked_messages) >= ITEMS_MAX:
                     await self._wait_for_room()
                     continue
-                records = await self._fetch()
-                self._hand_out(records)
+                self._hand_out(await self._fetch())
                 app.tables.recovery.check_ended(self)
         except self.consumer_stopped_errors:
             if not app.should_stop:
@@ -186,8 +187,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         except TimeoutError:
             return
 
-    async def _fetch(self) -> dict[TP, Sequence[Any]]:
-        """Return fetched records. Source partitions are not even asked for before `perform_seek`."""
+    async def _fetch(self) -> dict[TP, list[Batch]]:
+        """Return what was fetched. Source partitions are not even asked for before `perform_seek`."""
         app = self.app
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
@@ -208,7 +209,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             if not app.rebalancing:  # else recovery's end seeks
                 await self.seek_wait({tp: offset for tp, offset in self._expected.items() if tp in self.assignment()})
             return {}
-        return {TP(*tp): records for tp, records in fetched.items()}
+        return {TP(*tp): batches for tp, batches in fetched.items()}
 
     def _wanted(self, tp: TP, *, rebalancing: bool) -> bool:
         if self._is_changelog_tp(tp):
@@ -216,18 +217,18 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         lane = self.app.lanes.of(tp.topic, tp.partition)
         return not rebalancing and lane is not None and lane.hungry(tp.topic, READ_AHEAD_RECORDS)
 
-    def _hand_out(self, fetched: dict[TP, Sequence[Any]]) -> None:
+    def _hand_out(self, fetched: dict[TP, list[Batch]]) -> None:
         """Put one item on the channel of each lane that got records, or need not wait for more."""
         recovery = self.app.tables.recovery
-        by_lane: dict[Lane, list[tuple[TP, Sequence[Any]]]] = {}
-        for tp, records in fetched.items():
+        by_lane: dict[Lane, list[tuple[str, Batch]]] = {}
+        for tp, batches in fetched.items():
             if self._is_changelog_tp(tp):
-                recovery.apply(tp, records)
+                recovery.apply(tp, batches)
                 continue
-            fresh = self._once(tp, records)
+            fresh = self._once(tp, batches)
             lane = self.app.lanes.of(tp.topic, tp.partition)
             if fresh and lane is not None:
-                by_lane.setdefault(lane, []).append((tp, fresh))
+                by_lane.setdefault(lane, []).extend((tp.topic, batch) for batch in fresh)
         if self.app.rebalancing or self.should_stop:  # positions may be past what was left out
             return
         for lane in self.app.lanes:
@@ -235,14 +236,12 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             if lane in by_lane or reached:
                 self._put(Item(lane, by_lane.get(lane, []), reached))
 
-    def _once(self, tp: TP, records: Sequence[Any]) -> Sequence[Any]:
+    def _once(self, tp: TP, batches: list[Batch]) -> list[Batch]:
         """Deliver every offset once, in order. Holes are normal: markers, what was aborted or compacted."""
-        expected = self._expected.get(tp)
-        if expected is not None and records[0].offset < expected:
-            records = [record for record in records if record.offset >= expected]
-        if records:
-            self._expected[tp] = records[-1].offset + 1
-        return records
+        fresh = from_offset(batches, self._expected.get(tp, 0))
+        if fresh:
+            self._expected[tp] = fresh[-1].next
+        return fresh
 
     def _reached(self, lane: Lane) -> list[str]:
         reached = []
@@ -317,16 +316,34 @@ class ReadCommittedThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS if transactional else PLAIN_FETCH_WAIT_MS  # noqa: SLF001
         return consumer
 
-    async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
-        """Take the records as the parser made them: to wrap each in a `ConsumerRecord` costs as much as to parse it."""
-        for result in consumer._fetcher._records.values():  # noqa: SLF001 - aiokafka has no hook for it
+    async def _fetch_records(
+        self,
+        consumer: Any,
+        active_partitions: Any,
+        timeout: float | None = None,  # noqa: ASYNC109 - Faust's signature
+        max_records: int | None = None,
+    ) -> Any:
+        """Return batches of records, by partition; waits for some for `timeout` seconds."""
+        batches = await self._take_batches(consumer, active_partitions, max_records)
+        if not batches and timeout and self.consumer.flow_active:
+            fetcher = consumer._fetcher  # noqa: SLF001 - here and below, aiokafka has no hook for it
+            with fetcher._subscriptions.fetch_context():  # noqa: SLF001
+                waiter = fetcher._create_fetch_waiter()  # noqa: SLF001
+                done, _ = await asyncio.wait([waiter], timeout=timeout)
+            if not done:
+                waiter.cancel()
+                return {}
+            waiter.result()  # raises what is wrong with authorization
+            batches = await self._take_batches(consumer, active_partitions, max_records)
+        return batches
+
+    async def _take_batches(self, consumer: Any, active_partitions: Any, max_records: int | None) -> Any:
+        """Return what was fetched already."""
+        for result in consumer._fetcher._records.values():  # noqa: SLF001
             if type(result) is FetchResult and result.has_more():
-                result._partition_records._consumer_record = _as_it_is  # noqa: SLF001
-        return await super()._fetch_records(consumer, *args, **kwargs)
-
-
-def _as_it_is(_tp: Any, record: Any) -> Any:
-    return record
+                fetched = result._partition_records  # noqa: SLF001
+                fetched._records_iterator = unpacked(fetched)  # noqa: SLF001
+        return await super()._fetch_records(consumer, active_partitions, 0, max_records)
 
 
 class IdempotentProducer(driver.Producer):  # type: ignore[misc]
@@ -459,8 +476,8 @@ class StreamApp(faust.App):  # type: ignore[misc]
         stream.enable_acks = False
         async for event in stream.events():
             item: Item = event.value
-            for tp, records in item.records:
-                item.lane.put(tp.topic, records)
+            for topic, batch in item.batches:
+                item.lane.put(topic, batch)
             for topic in item.reached:
                 item.lane.reached(topic)
             event.message.ack(self.consumer)
