@@ -6,6 +6,7 @@ the batches' headers alone; a record comes into being when a lane or the recover
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.errors import CorruptRecordException
@@ -34,7 +35,7 @@ class Batch:
 
     def __iter__(self) -> Iterator[Any]:
         if self._begins >= self.first:
-            return iter(self._packed)
+            return islice(self._packed, None)  # aiokafka's own iterator does not let itself be taken up again
         return (record for record in self._packed if record.offset >= self.first)
 
 

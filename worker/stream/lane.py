@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("recall.stream")
 
-FEED_RECORDS = 1024
+FEED_RECORDS = 512
 """About how many records are parsed before they are worked off: many more would leave the CPU's caches in between."""
 HELD_POLL_S = 0.2
 """How often a lane that waits for something to be loaded looks again."""
