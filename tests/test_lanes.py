@@ -375,6 +375,38 @@ def test_a_lane_behind_its_commits_asks_for_no_more_and_goes_on_when_it_has_caug
     in_simulated_time(main())
 
 
+def test_a_fetch_is_fed_a_few_records_at_a_time_and_the_merge_waits_for_the_rest(monkeypatch):
+    monkeypatch.setattr("worker.stream.lane.FEED_RECORDS", 3)
+
+    async def main():
+        shift = Shift(0)
+        [lane] = await shift.begin(work := Errands(0))
+        lane.put("source", ["go"] * 8)
+        seen = []
+        while lane.backlog("source"):
+            await asyncio.sleep(0)
+            seen.append((work.buffered("source"), lane.backlog("source"), work.expected["source"]))
+        assert max(buffered for buffered, _, _ in seen) < 3
+        assert all(expected == (backlog > buffered) for buffered, backlog, expected in seen)
+        assert work.done == 8
+
+    in_simulated_time(main())
+
+
+def test_what_waits_to_be_loaded_does_not_keep_the_rest_from_being_fed(monkeypatch):
+    monkeypatch.setattr("worker.stream.lane.FEED_RECORDS", 3)
+
+    async def main():
+        shift = Shift(0)
+        [lane] = await shift.begin(work := Errands(0))
+        work.missing = "snapshot 3"
+        lane.put("source", ["go"] * 8)
+        await asyncio.sleep(1)
+        assert work.buffered("source") == 8, "a directive among it may act ahead"
+
+    in_simulated_time(main())
+
+
 def test_nothing_goes_on_before_all_has_been_read_of_the_topic_that_comes_first():
     async def main():
         shift = Shift(0)
