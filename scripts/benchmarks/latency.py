@@ -131,7 +131,8 @@ def visible(bootstrap, topic, partitions, running, feeding):
 def aggregate(kafka, scratch, pool, arguments):
     """Return (when produced, when seen) of results, ms."""
     engine = engines.BY_NAME["ours" if arguments.mode == "transactional" else "plain"]
-    kafka.create_topics(dict.fromkeys(("events", "results", "latency-rows-changelog", "latency-probe"), PARTITIONS))
+    kafka.create_topics(dict.fromkeys(("events", "results", "latency-probe"), PARTITIONS))
+    kafka.create_topics({"latency-rows-changelog": PARTITIONS}, {"cleanup.policy": "compact"})
     command = [*engine.install(), kafka.bootstrap, "events", "results", "latency", str(scratch), *engine.options]
     with Running(command, scratch / "log") as running:
         pool.submit(feed_events, kafka.bootstrap, "events", 1_000, 1).result()
