@@ -41,6 +41,7 @@ class AdoptSnapshot(Closed):
 
     kind: Literal["adopt_snapshot"] = Field(description="Kind of control record.")
     effective_at: EffectiveAt
+    horizon_days: Count = Field(description="The snapshot's horizon, days.")
     version: Count = Field(description="Version of the snapshot.")
 
 

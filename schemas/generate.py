@@ -15,7 +15,7 @@ from schemas.decisions import Decision
 from schemas.events import CartEvent, ClickstreamEvent, OrderEvent
 from schemas.feedback import FeedbackRecord
 from schemas.profiles import ProfileRecord
-from schemas.snapshots import Snapshot
+from schemas.snapshots import MeasuresRecord, Snapshot
 from schemas.tiers import TierChange
 from schemas.training import Training
 from schemas.values import schema_id
@@ -34,6 +34,7 @@ CONTRACTS: Final[Mapping[str, Any]] = {
     "dead-letter": DeadLetter,
     "decision": Decision,
     "feedback": FeedbackRecord,
+    "measures": MeasuresRecord,
     "order-event": OrderEvent,
     "profile": ProfileRecord,
     "sent-back": SentBack,

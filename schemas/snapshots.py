@@ -1,15 +1,15 @@
-"""Versions of the model, kept as long as history is replayed."""
+"""Versions of the model, kept as long as history is replayed, and the sums behind their figures."""
 
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
 from schemas.training import Hash
-from schemas.values import Closed, Count, CurrencyCode, Finite, Id, SignedDecimalText
+from schemas.values import Closed, Count, Id, Probability
 
-Quintiles = Annotated[list[Finite], Field(min_length=4, max_length=4)]
-MoneyQuintiles = Annotated[list[SignedDecimalText], Field(min_length=4, max_length=4)]
+Quintiles = Annotated[list[int], Field(min_length=4, max_length=4)]
+Parameter = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class CutPoints(Closed):
@@ -18,20 +18,49 @@ class CutPoints(Closed):
     version: Id = Field(description="Version of the cut points.")
     recency_days: Quintiles = Field(description="Days since the last order.")
     frequency: Quintiles = Field(description="Orders in the year's window.")
-    monetary: MoneyQuintiles = Field(description="Net revenue in the year's window, major units.")
-    currency: CurrencyCode = Field(description="ISO 4217 code.")
+    monetary: Quintiles = Field(description="Net revenue in the year's window, minor units of the shop's currency.")
+
+
+class LifetimeParameters(Closed):
+    """BG/NBD (Fader, Hardie and Lee 2005), in days, and Gamma-Gamma (Fader and Hardie 2013), in minor units."""
+
+    r: Parameter = Field(description="BG/NBD: shape of the rates of purchase.")
+    alpha: Parameter = Field(description="BG/NBD: scale of the rates of purchase, days.")
+    a: Parameter = Field(description="BG/NBD: first parameter of the chance to leave.")
+    b: Parameter = Field(description="BG/NBD: second parameter of the chance to leave.")
+    p: Parameter | None = Field(description="Gamma-Gamma: shape of an order's value; null where it is not fitted.")
+    q: Parameter | None = Field(description="Gamma-Gamma: shape of the scales among users.")
+    v: Parameter | None = Field(description="Gamma-Gamma: scale of the scales among users, minor units.")
+    fitted_day: date = Field(description="Last day whose histories it was fitted to.")
+    histories: Count = Field(description="How many histories it was fitted to.")
 
 
 class Snapshot(Closed):
     """A model to score with, and where learning goes on from."""
 
-    version: Count = Field(description="Version, rising; the record's key.")
+    kind: Literal["snapshot"] = Field(description="Kind of record.")
+    version: Count = Field(description="Version, rising by horizon; with the horizon, the record's key.")
     created_label_day: date = Field(description="Last label day learned.")
     learned: Count = Field(description="Examples learned in all.")
     horizon_days: Count = Field(description="Days within which an order is looked for.")
     schema_hash: Hash = Field(description="Hash of the names and order of the features.")
-    features: list[Id] = Field(description="Names of the features, in order.")
-    model: dict[str, JsonValue] = Field(description="The model's parameters and what is needed to learn on.")
+    model: dict[str, JsonValue] | None = Field(
+        description="The learner's parameters and what it needs to learn on; null before the first example."
+    )
+    learner_share: Probability = Field(description="Share of the learner in the logit; the rest is BG/NBD's.")
+    lifetime: LifetimeParameters | None = Field(description="What is known of purchases and their value.")
+    baselines: dict[str, JsonValue] = Field(description="What recency and the constant say, to compare with.")
+    alert_above: Probability | None = Field(description="A prediction above it is an alert; null before it is known.")
     metrics: dict[str, JsonValue] = Field(description="Figures beside those of the baselines.")
     resume_offset: Count = Field(description="Offset on the training topic from which learning goes on.")
-    cut_points: CutPoints | None = Field(description="The population's quintiles; null leaves the playbook's.")
+    cut_points: CutPoints | None = Field(description="The population's quintiles; null where they are not known.")
+    choice_priors: dict[str, JsonValue] | None = Field(description="Priors of the choice; null while none draws.")
+
+
+class MeasuresRecord(Closed):
+    """The sums behind a snapshot's figures, from which measuring goes on; written before the snapshot."""
+
+    kind: Literal["measures"] = Field(description="Kind of record.")
+    version: Count = Field(description="Version of the snapshot.")
+    horizon_days: Count = Field(description="The snapshot's horizon.")
+    sums: dict[str, JsonValue] = Field(description="The sums.")

@@ -14,7 +14,7 @@ from schemas.decisions import Decision
 from schemas.events import CartEvent, ClickstreamEvent, OrderEvent
 from schemas.feedback import FeedbackRecord
 from schemas.profiles import ProfileRecord
-from schemas.snapshots import Snapshot
+from schemas.snapshots import MeasuresRecord, Snapshot
 from schemas.tiers import TierChange
 from schemas.training import Training
 
@@ -85,7 +85,7 @@ TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
             Topic(
                 "churn-model",
                 "version",
-                (Snapshot,),
+                (Snapshot, MeasuresRecord),
                 "one",
                 "both",
                 "compact",

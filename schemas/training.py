@@ -1,20 +1,46 @@
-"""What the model learns from: labelled examples, and the days that are complete. No user ids."""
+"""What the model learns from: labelled examples, histories, and the days that are complete. No user ids."""
 
 from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.values import Closed, Count, Finite, Number, Tier
+from schemas.values import Closed, Count, Finite, Number, Probability, Tier
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 
 
+class PurchaseHistory(Closed):
+    """What BG/NBD takes of a user: days with an order, before the day of the record."""
+
+    repeats: Count = Field(description="Days with an order after the first such day.")
+    recency_days: Count = Field(description="Days from the first day with an order to the last.")
+    age_days: Count = Field(description="Days from the first day with an order to the day of the record.")
+
+
+class Predicted(Closed):
+    """What the snapshot in force said at the time, each the probability of no order within the horizon."""
+
+    version: Count = Field(description="Version of the snapshot.")
+    model: Probability = Field(description="The model's, on which is acted.")
+    bgnbd: Probability | None = Field(description="BG/NBD's alone; null where it was not fitted.")
+    recency: Probability = Field(description="By the time since the last order alone.")
+    constant: Probability = Field(description="The share of all users, the same for each.")
+
+
+class Values(Closed):
+    """Recency, frequency and monetary value over a year."""
+
+    r: Count = Field(description="Whole days since the last order.")
+    f: Count = Field(description="Orders.")
+    m: int = Field(description="Net revenue, minor units of the shop's currency.")
+
+
 class Example(Closed):
-    """A user at a time, and what came of it."""
+    """A user at a time, and what came of it within a horizon."""
 
     kind: Literal["example"] = Field(description="Kind of record.")
-    id: Hash = Field(description="Salted hash of user and time, hexadecimal; the same example comes once into a day.")
+    id: Hash = Field(description="Salted hash of user and time, hexadecimal; an example is learned once a horizon.")
     t: date = Field(description="Day of the features, in the shop's timezone.")
     label_day: date = Field(description="Day on which the label was due.")
     horizon_days: Count = Field(description="Days within which an order was looked for.")
@@ -25,6 +51,24 @@ class Example(Closed):
     tier: Tier = Field(description="Tier at t.")
     features: list[Finite] = Field(description="Features in the order of the schema.")
     schema_hash: Hash = Field(description="Hash of the names and order of the features.")
+    history: PurchaseHistory = Field(description="Orders up to t.")
+    predicted: Predicted | None = Field(description="What was predicted at t; null before the first snapshot.")
+    lead_days: Count | None = Field(
+        description="Where the horizon after the last order had passed at t for the first time: days from the first "
+        "alert since that order to then. Null elsewhere, and where there was no alert."
+    )
+
+
+class Summary(Closed):
+    """A user's orders up to a time, without a label: what lifetimes and quintiles are fitted to, every four weeks."""
+
+    kind: Literal["summary"] = Field(description="Kind of record.")
+    id: Hash = Field(description="Salted hash of user and time, hexadecimal; the same summary counts once.")
+    t: date = Field(description="Day of the summary, in the shop's timezone.")
+    history: PurchaseHistory = Field(description="Orders up to t.")
+    orders: Count = Field(description="Orders in all time, without cancelled ones.")
+    mean_value: Finite = Field(description="Net revenue an order, in all time; minor units of the shop's currency.")
+    rfm: Values | None = Field(description="As of t; null where the user is not active, or not scored yet.")
 
 
 class DayClosed(Closed):
@@ -36,4 +80,4 @@ class DayClosed(Closed):
     partitions: Count = Field(description="How many source partitions there are.")
 
 
-Training = Annotated[Example | DayClosed, Field(discriminator="kind")]
+Training = Annotated[Example | Summary | DayClosed, Field(discriminator="kind")]

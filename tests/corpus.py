@@ -204,8 +204,8 @@ GOOD = [
     Case(
         "model",
         "control",
-        {"kind": "adopt_snapshot", "effective_at": TIMESTAMP, "version": 3},
-        Directive(AT, bodies.AdoptSnapshot(3)),
+        {"kind": "adopt_snapshot", "effective_at": TIMESTAMP, "horizon_days": 30, "version": 3},
+        Directive(AT, bodies.AdoptSnapshot(30, 3)),
         None,
     ),
     Case(
@@ -362,7 +362,7 @@ REJECTED = [
     Case(
         "a version of the wrong type",
         "control",
-        {"kind": "adopt_snapshot", "effective_at": TIMESTAMP, "version": "3"},
+        {"kind": "adopt_snapshot", "effective_at": TIMESTAMP, "horizon_days": 30, "version": "3"},
         "malformed",
         None,
     ),

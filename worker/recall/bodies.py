@@ -91,8 +91,9 @@ class Resumed(NamedTuple):
 
 
 class AdoptSnapshot(NamedTuple):
-    """A version of the model comes into force."""
+    """A version of a horizon's model comes into force."""
 
+    horizon_days: int
     version: int
 
 

@@ -49,10 +49,11 @@ class _Resumed(_Control, frozen=True, gc=False, tag="resumed"):
 
 class _AdoptSnapshot(_Control, frozen=True, gc=False, tag="adopt_snapshot"):
     effective_at: Time
+    horizon_days: Count
     version: Count
 
     def read(self, _currency: Currency) -> Parsed:
-        return None, Directive(milliseconds(self.effective_at), AdoptSnapshot(self.version))
+        return None, Directive(milliseconds(self.effective_at), AdoptSnapshot(self.horizon_days, self.version))
 
 
 class _AdoptPlaybook(_Control, frozen=True, gc=False, tag="adopt_playbook"):
