@@ -6,9 +6,12 @@ Sums and histograms only: the memory is bounded, and all of it travels in the sn
 from __future__ import annotations
 
 from math import log
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BINS: Final = 120
 """For the AUC: pairs within a bin count as ties."""
@@ -138,3 +141,41 @@ class Prequential:
         except msgspec.ValidationError as error:
             raise ValueError(f"metrics: {error}") from error
         return figures
+
+
+class Outcome(NamedTuple):
+    """A label, and what had been predicted of it by the snapshot in force at its time."""
+
+    y: int
+    """1: no order within the horizon."""
+    weight: float
+    predicted: tuple[float, float | None, float, float] | None
+    """By the model, BG/NBD, recency and the constant, in this order; None where no snapshot was in force yet."""
+    tier: str
+    holdout: bool
+    lead_days: int | None
+    """From the first alert to the lapse, as the row saw it; None where there was no alert, or no lapse."""
+
+
+class Measures:
+    """Takes label days as they are learned; its memory is bounded."""
+
+    def take(self, label_day: int, outcomes: Sequence[Outcome]) -> None:
+        """Take a label day as a whole; the outcomes in an order that they alone determine."""
+
+    def report(self) -> dict[str, Any]:
+        """Return readable figures, as plain JSON values."""
+        return {}
+
+    def alert_above(self) -> float | None:
+        """Return the score above which a tenth of the recent predictions lie; None while they are too few."""
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all sums, as plain JSON values."""
+        return {}
+
+    @classmethod
+    def from_json(cls, data: object) -> Measures:  # noqa: ARG003
+        """Return the measures that `to_json` told of, equal to the last bit."""
+        return cls()
