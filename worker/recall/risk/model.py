@@ -1,60 +1,62 @@
-"""The model that learns, and the plain formula that workers score with.
+"""The learner: logistic regression, one example at a time; River's is the reference.
 
-The trainer learns with River; every worker scores with a `Scorer` made from a snapshot, a sum of products that equals
-River's prediction. Both read the same versioned JSON, so that a snapshot is all there is to carry.
+Features are scaled by their running mean and deviation, and each weight has a step of its own, which shrinks with the
+gradients that it has seen: AdaGrad (Duchi, Hazan and Singer, Journal of Machine Learning Research 12, 2011). Every
+implementation of `Model` learns the same and writes the same versioned JSON, so that any can go on from what another
+has learned, and scoring does not ask which it was.
 """
 
 from __future__ import annotations
 
-from math import exp
-from operator import mul
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import msgspec
 from river import linear_model, optim, preprocessing, utils
 
-from worker.recall.risk.features import NAMES, SCHEMA_HASH
+from worker.recall.risk.features import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from schemas.snapshots import Snapshot
-
 PRIOR: Final = 0.5
-"""What is predicted before anything was learned; no snapshot is published then."""
+"""What is predicted before anything was learned; a snapshot gives the learner no share then."""
 LEARNING_RATE: Final = 0.05
 L2: Final = 0.001
 INTERCEPT_RATE: Final = 0.5
 """The intercept's step is this over the root of the number of examples: the base rate is found soon, and then held."""
+EPSILON: Final = 1e-8
+"""Keeps AdaGrad from dividing by 0."""
 LOGIT_MAX: Final = 30.0
 """Beyond it River's probability is 0 or 1."""
 
 
 class Model(Protocol):
-    """Something that learns P(no order within the horizon), one example at a time."""
+    """Something that learns P(no order within the horizon); features are plain numbers in the order of `NAMES`."""
 
     def predict(self, features: Sequence[float]) -> float:
-        """Return the probability; changes nothing."""
+        """Return the probability, `PRIOR` where nothing was learned; changes nothing."""
 
     def learn(self, features: Sequence[float], y: int, weight: float) -> None:
-        """Take an example; `y` is 1 where there was no order, and the weight above 0."""
+        """Take an example; `y` is 1 where there was no order, and the weight above 0 scales its gradient."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return all that predicting and learning on depend on, as plain JSON values."""
+        """Return all that predicting and learning on depend on, as plain JSON values: see `Logistic`."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Model:
-        """Return the model that `to_json` told of, equal to the last bit."""
+        """Return the model that `to_json` told of, equal to the last bit.
+
+        Raises:
+            ValueError: if it is of another kind, format or number of features, or has a number that is not finite.
+
+        """
 
 
-class SnapshotError(ValueError):
-    """A snapshot that cannot be used here."""
-
-
-class _Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Logistic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A logistic regression on scaled features, as it lies in a snapshot; lists are in the order of the features."""
 
-    kind: Literal["river-logistic"]
+    kind: Literal["logistic"]
     format: Literal[1]
     learned: int
     intercept: float
@@ -65,26 +67,37 @@ class _Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sums of squared gradients, AdaGrad's memory."""
 
     def __post_init__(self) -> None:
-        for name in ("weights", "means", "variances", "squares"):
-            n = len(getattr(self, name))
-            if n != len(NAMES):
-                raise ValueError(f"{name}: {n} numbers; allowed are as many as features, {len(NAMES)}")
+        lists = {name: getattr(self, name) for name in ("weights", "means", "variances", "squares")}
+        for name, numbers in lists.items():
+            if len(numbers) != len(NAMES):
+                raise ValueError(f"{name}: {len(numbers)} numbers; allowed are as many as features, {len(NAMES)}")
+        lists["intercept"] = [self.intercept]
+        for name, numbers in lists.items():
+            least = 0.0 if name in {"variances", "squares"} else float("-inf")
+            for number in numbers:
+                if not isfinite(number) or number < least:
+                    told = "finite numbers" if least else "finite numbers from 0"
+                    raise ValueError(f"{name}: {number}; allowed are {told}")
+        if self.learned < 0:
+            raise ValueError(f"learned: {self.learned}; allowed are whole numbers from 0")
 
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Logistic:
+        """Check what `Model.to_json` returned.
 
-def _read(data: Mapping[str, Any]) -> _Weights:
-    try:
-        return msgspec.convert(data, _Weights)
-    except msgspec.ValidationError as error:
-        raise SnapshotError(f"model: {error}") from error
+        >>> Logistic.read({"kind": "forest"})
+        Traceback (most recent call last):
+            ...
+        ValueError: model: Invalid enum value 'forest' - at `$.kind`
+        """
+        try:
+            return msgspec.convert(data, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"model: {error}") from error
 
-
-def check_schema(snapshot: Snapshot) -> None:
-    """Refuse a snapshot whose features are not those that are computed here."""
-    if snapshot.schema_hash != SCHEMA_HASH:
-        raise SnapshotError(
-            f"snapshot {snapshot.version}: schema_hash = {snapshot.schema_hash}: allowed is {SCHEMA_HASH}, "
-            "the features that this version computes; use a snapshot that it has learned"
-        )
+    def to_json(self) -> dict[str, Any]:
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
 
 
 class RiverModel:
@@ -99,7 +112,7 @@ class RiverModel:
         self._learned = 0
         self._scaler = preprocessing.StandardScaler()
         self._regression = linear_model.LogisticRegression(
-            optimizer=optim.AdaGrad(LEARNING_RATE),
+            optimizer=optim.AdaGrad(LEARNING_RATE, EPSILON),
             l2=L2,
             intercept_lr=optim.schedulers.InverseScaling(INTERCEPT_RATE, 0.5),
         )
@@ -114,8 +127,8 @@ class RiverModel:
 
     def to_json(self) -> dict[str, Any]:
         weights = self._regression.weights
-        state = _Weights(
-            kind="river-logistic",
+        return Logistic(
+            kind="logistic",
             format=1,
             learned=self._learned,
             intercept=self._regression.intercept,
@@ -123,13 +136,11 @@ class RiverModel:
             means=[self._scaler.means.get(name, 0.0) for name in NAMES],
             variances=[self._scaler.vars.get(name, 0.0) for name in NAMES],
             squares=[self._regression.optimizer.g2.get(name, 0.0) for name in NAMES],
-        )
-        plain: dict[str, Any] = msgspec.to_builtins(state)
-        return plain
+        ).to_json()
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RiverModel:
-        state = _read(data)
+        state = Logistic.read(data)
         model = cls()
         if state.learned == 0:
             return model
@@ -143,42 +154,6 @@ class RiverModel:
         regression.optimizer.g2.update(_named(state.squares))
         regression.optimizer.n_iterations = state.learned
         return model
-
-
-class Scorer:
-    """What workers score with: the model of a snapshot, as plain numbers."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        check_schema(snapshot)
-        state = _read(snapshot.model)
-        self.version = snapshot.version
-        self.horizon_days = snapshot.horizon_days
-        self.intercept = state.intercept
-        """The log odds of a customer who is average in everything."""
-        self.means = state.means
-        """Of the customers learned from, by feature."""
-        self._slopes = [
-            weight / variance**0.5 if variance else 0.0
-            for weight, variance in zip(state.weights, state.variances, strict=True)
-        ]
-        self._offset: float = state.intercept - sum(map(mul, self._slopes, state.means))
-
-    def logit(self, features: Sequence[float]) -> float:
-        """Return the log odds of no order within the horizon."""
-        moved: float = sum(map(mul, self._slopes, features))
-        return self._offset + moved
-
-    def score(self, features: Sequence[float]) -> float:
-        """Return the probability of no order within the horizon, rounded to 6 decimals."""
-        logit = self.logit(features)
-        return round(1 / (1 + exp(-max(-LOGIT_MAX, min(LOGIT_MAX, logit)))), 6)
-
-    def contributions(self, features: Sequence[float]) -> list[tuple[str, float]]:
-        """Return by feature what its distance from the average adds; with the intercept, it sums up to the logit."""
-        return [
-            (name, slope * (feature - mean))
-            for name, slope, feature, mean in zip(NAMES, self._slopes, features, self.means, strict=True)
-        ]
 
 
 def _named(values: Sequence[float]) -> dict[str, float]:
