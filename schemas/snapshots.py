@@ -1,9 +1,9 @@
 """Versions of the model, kept as long as history is replayed, and the sums behind their figures."""
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, TypeAdapter
 
 from schemas.training import Hash
 from schemas.values import Closed, Count, Id, Probability
@@ -64,3 +64,18 @@ class MeasuresRecord(Closed):
     version: Count = Field(description="Version of the snapshot.")
     horizon_days: Count = Field(description="The snapshot's horizon.")
     sums: dict[str, JsonValue] = Field(description="The sums.")
+
+
+_MODEL: Final[TypeAdapter[Snapshot | MeasuresRecord]] = TypeAdapter(
+    Annotated[Snapshot | MeasuresRecord, Field(discriminator="kind")]
+)
+
+
+def read_model(value: bytes) -> Snapshot | MeasuresRecord:
+    """Return what a record of the model's topic holds.
+
+    Raises:
+        pydantic.ValidationError: where it keeps no contract.
+
+    """
+    return _MODEL.validate_json(value)

@@ -33,7 +33,9 @@ class Values(Closed):
 
     r: Count = Field(description="Whole days since the last order.")
     f: Count = Field(description="Orders.")
-    m: int = Field(description="Net revenue, minor units of the shop's currency.")
+    m: Annotated[int, Field(gt=-(2**53), lt=2**53)] = Field(
+        description="Net revenue, minor units of the shop's currency."
+    )
 
 
 class Example(Closed):

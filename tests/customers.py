@@ -23,7 +23,9 @@ from worker.recall.days import DAY_MS, Days
 from worker.recall.money import Currency
 from worker.recall.playbook import parse
 from worker.recall.risk.features import NAMES, SCHEMA_HASH
-from worker.recall.risk.model import RiverModel, Scorer
+from worker.recall.risk.baselines import Baselines
+from worker.recall.risk.model import RiverModel
+from worker.recall.risk.scorer import Scorer
 from worker.recall.shop import Shop
 from worker.recall.step import Customers
 from worker.recall.value import rfm_of
@@ -62,26 +64,45 @@ def make_shop(*, currency="EUR", timezone="UTC", live_from=0, salt=SALT, **setti
     return Shop(Currency.of(currency), Days(timezone), 1, salt, ms(live_from), **settings)
 
 
-@cache
-def scorer(version=7) -> Scorer:
-    """Return a model that has learned a little: who did much lately comes again."""
+def snapshot(version=7, **changes) -> Snapshot:
+    """Return a snapshot of a model that has learned a little: who did much lately comes again."""
     learner, draw = RiverModel(), Random(version)
     for _ in range(60):
         gone = draw.random() < 0.5
         learner.learn([draw.random() * (1 if gone else 3) for _ in NAMES], int(gone), 1.0)
-    snapshot = Snapshot(
-        version=version,
-        created_label_day=dt.date(2025, 1, 1),
-        learned=60,
-        horizon_days=30,
-        schema_hash=SCHEMA_HASH,
-        features=list(NAMES),
-        model=learner.to_json(),
-        metrics={},
-        resume_offset=0,
-        cut_points=None,
-    )
-    return Scorer(snapshot)
+    told = {
+        "kind": "snapshot",
+        "version": version,
+        "created_label_day": dt.date(2025, 1, 1),
+        "learned": 60,
+        "horizon_days": 30,
+        "schema_hash": SCHEMA_HASH,
+        "model": learner.to_json(),
+        "learner_share": 0.5,
+        "lifetime": {
+            "r": 0.6,
+            "alpha": 30.0,
+            "a": 0.8,
+            "b": 2.5,
+            "p": None,
+            "q": None,
+            "v": None,
+            "fitted_day": dt.date(2025, 1, 1),
+            "histories": 200,
+        },
+        "baselines": Baselines().to_json(),
+        "alert_above": None,
+        "metrics": {},
+        "resume_offset": 0,
+        "cut_points": None,
+        "choice_priors": None,
+    }
+    return Snapshot.model_validate(told | changes)
+
+
+@cache
+def scorer(version=7) -> Scorer:
+    return Scorer(snapshot(version))
 
 
 class Fed(NamedTuple):

@@ -16,8 +16,9 @@ from schemas.topics import TOPICS
 from worker import replay
 from worker.partitioner import Partitioner
 from worker.recall.profile import Profile
+from worker.recall.risk import labels
 from worker.replay import Replay, by_topic
-from worker.stream.record import HEADER_BYTES, PARTITION_KEY, RESERVED, PartitionRecord
+from worker.stream.record import ATTACHMENT, HEADER_BYTES, PARTITION_KEY, RESERVED, PartitionRecord
 
 PARTITIONS = 4
 CHANGELOG = "recall-rows-changelog"
@@ -42,7 +43,7 @@ def environment(config, bootstrap, datadir, **extra):
     values = {
         **shop,
         "live_from": config.live_from.isoformat(),
-        "horizon_days": config.horizon_days,
+        "horizons_days": ",".join(map(str, config.horizons_days)),
         "broker": bootstrap,
         "datadir": datadir,
         "web_port": 0,
@@ -171,12 +172,16 @@ def without_risk(rows):
     decode = msgspec.msgpack.Decoder(Profile).decode
     plain = {}
     for key, row in rows.items():
+        if key.startswith(ATTACHMENT):
+            sighting = labels.unpack(row)
+            plain[key] = row if sighting is None else sighting._replace(forecasts={}, lead_days=None)
+            continue
         if key[:1] == RESERVED:
             plain[key] = row
             continue
         profile = decode(row[HEADER_BYTES:])
         account = profile.account
-        account.risk, account.risk_at, account.risk_version = -1.0, 0, 0
+        account.risk, account.risk_at, account.risk_version, account.alerted_day = -1.0, 0, 0, 0
         profile.seal()
         plain[key] = (row[:HEADER_BYTES], msgspec.to_builtins(profile))
     return plain

@@ -273,7 +273,7 @@ class Story:
             timezone=TIMEZONE,
             playbook=playbook,
             live_from="2025-02-01T00:00:00Z",
-            horizon_days=14,
+            horizons_days=(14,),
             clock="recorded",
         )
         self.records = list(simulate(users=700, days=120, seed=7))

@@ -190,8 +190,8 @@ def test_erasure_before_the_first_event_leaves_a_mark_too():
 
 
 def test_who_opts_out_of_profiling_is_not_predicted():
-    shop = shop_with_bob(models={7: scorer()})
-    shop.steers("adopt_snapshot", effective_at="2025-01-14", version=7)
+    shop = shop_with_bob(models={(30, 7): scorer()})
+    shop.steers("adopt_snapshot", effective_at="2025-01-14", horizon_days=30, version=7)
     shop.tick("2025-02-20")
     assert shop.attached() > 0
     assert shop.row("bob").account.risk_version == 7
@@ -199,7 +199,7 @@ def test_who_opts_out_of_profiling_is_not_predicted():
     assert shop.attached() == 0
     shop.tick("2025-03-20")
     row = shop.row("bob")
-    assert (row.account.risk, row.account.risk_at, row.account.risk_version, row.account.examples) == (-1.0, 0, 0, [])
+    assert (row.account.risk, row.account.risk_at, row.account.risk_version, row.account.pending) == (-1.0, 0, 0, {})
     assert shop.decisions("bob") == [("suppressed", "profiling opt-out")]
     assert not any(value["kind"] == "example" and value["t"] > "2025-02-20" for value in shop.of("churn-training"))
 
@@ -382,8 +382,8 @@ def test_a_source_that_never_gave_a_sign_of_life_holds_the_silence():
 
 def test_the_command_tells_the_risk_once_a_snapshot_is_in_force():
     assert sent(shop_with_bob(until="2025-03-15"))["risk"] is None
-    shop = shop_with_bob(models={7: scorer()})
-    shop.steers("adopt_snapshot", effective_at="2025-02-01", version=7)
+    shop = shop_with_bob(models={(30, 7): scorer()})
+    shop.steers("adopt_snapshot", effective_at="2025-02-01", horizon_days=30, version=7)
     shop.tick("2025-03-15")
     command = sent(shop)
     assert command["risk"]["model_version"] == command["versions"]["snapshot"] == 7
@@ -484,14 +484,14 @@ def test_both_arms_and_both_sides_of_the_launch_occur():
 def test_the_cuts_change_nothing(history, rows_max, records_max, n, restart_every, adopted):
     new = playbook("new", tiers={"silence_days": 40}, rfm={"r_days": [5, 9, 50, 99]})
     books = [playbook(holdout={"share": 0.2}), new]
-    shop = SmallShop(*books, models={7: scorer()})
+    shop = SmallShop(*books, models={(30, 7): scorer()})
     day = START + adopted * DAY_MS
-    shop.steers("adopt_snapshot", effective_at=day, version=7)
+    shop.steers("adopt_snapshot", effective_at=day, horizon_days=30, version=7)
     shop.steers("adopt_playbook", effective_at=day + 5 * DAY_MS, version=new.version)
     live(shop, history)
 
     def backlog(**cuts):
-        return Backlog(shop.told, make_shop(), books, models={7: scorer()}, **cuts)
+        return Backlog(shop.told, make_shop(), books, models={(30, 7): scorer()}, **cuts)
 
     whole = backlog(rows_max=4096, records_max=4096).finish()
     pieces = backlog(rows_max=rows_max, records_max=records_max).finish(n, restart_every)

@@ -105,7 +105,7 @@ class Bench:
         self._folder = folder
         self._broker = address
         self.config = settings.load(
-            broker=address, currency=CURRENCY, timezone=TIMEZONE, live_from="2025-02-01T00:00:00Z", horizon_days=14
+            broker=address, currency=CURRENCY, timezone=TIMEZONE, live_from="2025-02-01T00:00:00Z", horizons_days=(14,)
         )
 
     def feed(self):

@@ -114,7 +114,7 @@ def test_the_epoch_of_the_holdout_outlasts_what_is_measured_in_it():
     with pytest.raises(ValueError, match=said):
         InForce.of(playbook(holdout={"epoch_days": least}), make_shop())
     with pytest.raises(ValueError, match="allowed is more than 190, the horizon of 100 days and 90"):
-        InForce.of(playbook(), make_shop(horizon_days=100))
+        InForce.of(playbook(), make_shop(horizons_days=(100,)))
 
 
 def test_plays_fit_by_audience_and_tiers():
@@ -140,7 +140,10 @@ SETTINGS = [
     ({"currency": "pounds"}, "currency = 'pounds': currency 'pounds': a code of ISO 4217 is allowed"),
     ({"timezone": "Europe/Atlantis"}, "timezone = 'Europe/Atlantis': allowed is a name of the IANA database such as"),
     ({"partitions": 0}, "partitions = 0: Input should be greater than or equal to 1"),
-    ({"horizon_days": 400}, "horizon_days = 400: Input should be less than or equal to 365"),
+    ({"horizons_days": "30,400"}, "horizons_days.1 = '400': Input should be less than or equal to 365"),
+    ({"horizons_days": "30,30"}, "horizons_days = '30,30': allowed is each horizon once"),
+    ({"horizons_days": ""}, "horizons_days = '': Tuple should have at least 1 item"),
+    ({"example_share": 0}, "example_share = 0: Input should be greater than 0"),
     ({"live_from": "2026-01-01T00:00:00"}, "live_from = '2026-01-01T00:00:00': Input should have timezone info"),
     ({"salt": ""}, "salt: String should have at least 1 character"),
     ({"mode": "fast"}, "mode = 'fast': Input should be 'transactional' or 'plain'"),

@@ -47,7 +47,7 @@ def playbook(tmp_path):
 
 def test_simulated_shop_in_plain_mode_gives_the_commands_of_the_replay(embedded, playbook, tmp_path):
     config = settings.load(
-        currency=CURRENCY, timezone=TIMEZONE, playbook=playbook, live_from="2025-02-01T00:00:00Z", horizon_days=14
+        currency=CURRENCY, timezone=TIMEZONE, playbook=playbook, live_from="2025-02-01T00:00:00Z", horizons_days=(14,)
     )
     records = list(simulate(users=60, days=120, seed=3))
     expected = Replayed(config, records)
@@ -108,7 +108,7 @@ def test_a_worker_killed_in_mid_stream_ends_where_the_replay_does(fresh_kafka, p
         timezone="Asia/Shanghai",
         playbook=edited(playbook, "silence_days = 60", "silence_days = 21"),
         live_from="2013-05-01T00:00:00Z",
-        horizon_days=14,
+        horizons_days=(14,),
         clock="recorded",
     )
     records = list(open_source(require("tmall", "tmall.csv.gz")).records)
@@ -150,7 +150,7 @@ def test_workers_that_join_leave_and_die_end_where_the_replay_does(fresh_kafka, 
         timezone=TIMEZONE,
         playbook=playbook,
         live_from="2025-02-01T00:00:00Z",
-        horizon_days=14,
+        horizons_days=(14,),
         clock="recorded",
     )
     records = list(simulate(users=600, days=120, seed=7))
@@ -198,7 +198,7 @@ def test_workers_with_names_are_restarted_in_turn_and_each_time_the_other_goes_o
         timezone=TIMEZONE,
         playbook=playbook,
         live_from="2025-02-01T00:00:00Z",
-        horizon_days=14,
+        horizons_days=(14,),
         clock="recorded",
     )
     records = list(simulate(users=600, days=120, seed=7))
@@ -260,7 +260,7 @@ def test_nobody_gets_a_stale_command_after_two_days_of_outage(fresh_kafka, playb
         currency=CURRENCY,
         timezone=TIMEZONE,
         playbook=edited(playbook, "valid_days = 3", "valid_days = 1"),
-        horizon_days=14,
+        horizons_days=(14,),
         live_from="2025-02-01T00:00:00Z",
     )
     records = list(simulate(users=400, days=122, seed=5))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableMapping
 
     from worker.recall.profile import Profile
+    from worker.recall.risk.trainer import Trainer
     from worker.recall.shop import Shared
     from worker.settings import Settings
 
@@ -78,17 +79,12 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
                 f"partition {number}: playbook {in_force} is in force and was not given: name its file in "
                 f"RECALL_EARLIER_PLAYBOOKS until `recall adopt-playbook` has brought another one into force"
             )
-        snapshot = partition.shared.snapshot
-        if snapshot and snapshot not in models.scorers:
-            raise ValueError(
-                f"partition {number}: snapshot {snapshot} of the model is in force and cannot be read from {MODEL}: "
-                f"keep every version there, as `recall topics create` sets it up, and restore this one"
-            )
+        _require_snapshots(config, models, number, partition.shared)
         return partition
 
     async def open_trainer(_number: int, _rows: MutableMapping[bytes, bytes]) -> Work:
         await models.ready()
-        return TrainerWork(bootstrap.trainer(config, models.latest))
+        return TrainerWork([_trainer(config, models, horizon_days) for horizon_days in config.horizons_days])
 
     def greet(number: int, work: Work) -> Iterable[Output]:
         """Say when the worker took the partition up again, so that nothing goes out late."""
@@ -122,6 +118,26 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
     if config.clock == "wall":
         _write_ticks(app, config.tick_s, wall)
     return app
+
+
+def _require_snapshots(config: Settings, models: Models, number: int, shared: Shared) -> None:
+    """Refuse to go on without a snapshot in force that is gone; one that is refused leaves the risk unknown."""
+    for horizon_days, version in shared.snapshots.items():
+        if horizon_days in config.horizons_days and (horizon_days, version) not in models.scorers:
+            raise ValueError(
+                f"partition {number}: snapshot {horizon_days}/{version} of the model is in force and cannot be read "
+                f"from {MODEL}: keep every version there, as `recall topics create` sets it up, and restore this one"
+            )
+
+
+def _trainer(config: Settings, models: Models, horizon_days: int) -> Trainer:
+    """Return the trainer of a horizon, where its last snapshot stands."""
+    snapshot = models.latest.get(horizon_days)
+    measures = None if snapshot is None else models.measures(snapshot)
+    trainer = bootstrap.trainer(config, horizon_days, snapshot, measures, models.last_version(horizon_days))
+    for note in trainer.notes:
+        log.warning("not all of the snapshot can be gone on from", horizon_days=horizon_days, reason=note)
+    return trainer
 
 
 def _write_ticks(app: StreamApp, every_s: float, wall: Callable[[], int]) -> None:

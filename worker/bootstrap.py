@@ -15,21 +15,34 @@ from worker.stream.partition import Layout
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from schemas.snapshots import Snapshot
-    from worker.recall.risk.model import Scorer
+    from schemas.snapshots import MeasuresRecord, Snapshot
+    from worker.recall.risk.scorer import Scorer
     from worker.settings import Settings
 
 
-def customers(settings: Settings, models: Mapping[int, Scorer]) -> Customers:
+def customers(settings: Settings, models: Mapping[tuple[int, int], Scorer | None]) -> Customers:
     """Return the processor; `models` may grow while it runs."""
     paths = (settings.playbook, *settings.earlier_playbooks)
     return Customers(settings.shop(), [playbook.load(path) for path in paths], models)
 
 
-def trainer(settings: Settings, snapshot: Snapshot | None = None) -> Trainer:
-    """Return the trainer, where the snapshot left it."""
-    shop = settings.shop()
-    return Trainer(horizon_days=shop.horizon_days, partitions=settings.partitions, days=shop.days, snapshot=snapshot)
+def trainer(
+    settings: Settings,
+    horizon_days: int,
+    snapshot: Snapshot | None = None,
+    measures: MeasuresRecord | None = None,
+    last_version: int = 0,
+) -> Trainer:
+    """Return the trainer of a horizon, where the snapshot left it."""
+    return Trainer(
+        horizon_days=horizon_days,
+        partitions=settings.partitions,
+        days=settings.shop().days,
+        snapshot=snapshot,
+        measures=measures,
+        last_version=last_version,
+        learner=settings.learner,
+    )
 
 
 def layout(number: int, settings: Settings) -> Layout:

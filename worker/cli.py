@@ -138,7 +138,9 @@ def replay(
     partitions: Annotated[int | None, typer.Option(help="Split into so many, as the topics are.")] = None,
     live_from: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"])] = None,
     salt: Annotated[str | None, typer.Option(help="Draws who is held out.")] = None,
-    horizon_days: Annotated[int | None, typer.Option(help="Days that the risk looks ahead.")] = None,
+    horizons_days: Annotated[
+        str | None, typer.Option(help="Days that the risk looks ahead, separated by commas; the first is acted on.")
+    ] = None,
 ) -> None:
     """Run the worker's own rules over a recorded history, without a broker.
 
@@ -157,7 +159,7 @@ def replay(
             "partitions": partitions,
             "live_from": live_from and live_from.replace(tzinfo=live_from.tzinfo or UTC),
             "salt": salt,
-            "horizon_days": horizon_days,
+            "horizons_days": horizons_days,
         }
         config = settings.load(**{name: value for name, value in given.items() if value is not None})
         _replay(config, files, source, out, form)

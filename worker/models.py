@@ -9,9 +9,9 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from pydantic import ValidationError
 
-from schemas.snapshots import Snapshot
+from schemas.snapshots import MeasuresRecord, Snapshot, read_model
 from schemas.topics import MODEL
-from worker.recall.risk.model import Scorer, SnapshotError
+from worker.recall.risk.scorer import Scorer, SnapshotError
 from worker.stream.exits import die
 
 if TYPE_CHECKING:
@@ -26,8 +26,12 @@ class Models:
     """All snapshots of the model, read whole by every worker and kept up to date."""
 
     def __init__(self, connection: Connection) -> None:
-        self.scorers: dict[int, Scorer] = {}
-        self.latest: Snapshot | None = None
+        self.scorers: dict[tuple[int, int], Scorer | None] = {}
+        """By horizon and version; None where a snapshot is refused here."""
+        self.latest: dict[int, Snapshot] = {}
+        """By horizon, also those that are refused: learning goes on after them."""
+        self._measures: dict[tuple[int, int], MeasuresRecord] = {}
+        self._last_versions: dict[int, int] = {}
         self._connection = connection
         self._caught_up = asyncio.Event()
         self._asked = False
@@ -73,21 +77,45 @@ class Models:
                     end = (await consumer.end_offsets([place]))[place]
                 fetched = await consumer.getmany(place, timeout_ms=100)
                 for record in fetched.get(place, ()):
-                    self._take(record.value, record.offset)
+                    self._take(record.key, record.value, record.offset)
                 if not self._asked and await consumer.position(place) >= end:
                     self._caught_up.set()
         finally:
             await consumer.stop()
 
-    def _take(self, value: bytes | None, offset: int) -> None:
-        """Keep a snapshot; one that cannot be read holds only the partitions that adopt it."""
+    def measures(self, snapshot: Snapshot) -> MeasuresRecord | None:
+        """Return the sums behind a snapshot's figures, or of another version where those are gone."""
+        return self._measures.get((snapshot.horizon_days, snapshot.version % 2))
+
+    def last_version(self, horizon_days: int) -> int:
+        """Return the last version that was given to a horizon, also to a snapshot that cannot be read."""
+        return self._last_versions.get(horizon_days, 0)
+
+    def _take(self, key: bytes | None, value: bytes | None, offset: int) -> None:
+        """Keep a record; a snapshot that cannot be read holds only the partitions that adopt it.
+
+        One that can be read and not be used, since it was learned on other features, holds none: the last good one
+        stays in force.
+        """
+        horizon, _, version = (key or b"").decode(errors="replace").partition("/")
+        if horizon.isdecimal() and version.isdecimal():
+            self._last_versions[int(horizon)] = max(self._last_versions.get(int(horizon), 0), int(version))
         if value is None:
             return
         try:
-            snapshot = Snapshot.model_validate_json(value)
-            self.scorers[snapshot.version] = Scorer(snapshot)
-        except (ValidationError, SnapshotError) as error:
-            log.warning("snapshot cannot be read", topic=MODEL, offset=offset, reason=str(error))
+            record = read_model(value)
+        except ValidationError as error:
+            log.warning("record of the model cannot be read", topic=MODEL, offset=offset, reason=str(error))
             return
-        if self.latest is None or snapshot.version > self.latest.version:
-            self.latest = snapshot
+        place = (record.horizon_days, record.version)
+        if isinstance(record, MeasuresRecord):
+            self._measures[record.horizon_days, record.version % 2] = record
+            return
+        try:
+            self.scorers[place] = Scorer(record)
+        except SnapshotError as error:
+            self.scorers[place] = None
+            log.warning("snapshot is refused: the last good one goes on", topic=MODEL, offset=offset, reason=str(error))
+        latest = self.latest.get(record.horizon_days)
+        if latest is None or record.version > latest.version:
+            self.latest[record.horizon_days] = record

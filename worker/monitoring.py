@@ -40,7 +40,9 @@ class CustomersCollector:
         yield counted("recall_tier_changes", "Moves from tier to tier.", counts, "tier.", "move")
         yield counted("recall_episodes_ended", "Episodes ended.", counts, "episode.", "reason")
         yield counted("recall_feedback", "What became of commands.", counts, "feedback.", "status")
-        model = GaugeMetricFamily("recall_model_version", "Model in force; 0 before the first.", labels=["partition"])
+        model = GaugeMetricFamily(
+            "recall_model_version", "Model in force; 0 before the first.", labels=["partition", "horizon_days"]
+        )
         playbook = GaugeMetricFamily("recall_playbook", "1 for the one in force.", labels=["partition", "version"])
         silent = GaugeMetricFamily(
             "recall_heartbeat_age_seconds",
@@ -49,7 +51,8 @@ class CustomersCollector:
         )
         for number, partition in partitions.items():
             shared = partition.shared
-            model.add_metric([str(number)], shared.snapshot)
+            for horizon_days, version in shared.snapshots.items():
+                model.add_metric([str(number), str(horizon_days)], version)
             playbook.add_metric([str(number), shared.playbook], 1)
             for name, source in shared.sources.items():
                 silent.add_metric([str(number), name], (partition.clock - source.at) / 1000)

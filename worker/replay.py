@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import orjson
 
-from schemas.snapshots import Snapshot
-from schemas.topics import CONTROL, MODEL, SOURCE_TOPICS, TRAINING
+from schemas.snapshots import Snapshot, read_model
+from schemas.topics import CONTROL, SOURCE_TOPICS, TRAINING
 from schemas.values import rfc3339
 from worker import bootstrap
 from worker.partitioner import Partitioner
-from worker.recall.risk.model import Scorer
+from worker.recall.risk.scorer import Scorer
 from worker.stream.partition import Partition, Unit
 from worker.stream.record import PARTITION_KEY
 
@@ -82,9 +82,9 @@ class Replay:
         records_max: int = 32768,
     ) -> None:
         self.settings = settings
-        self.models: dict[int, Scorer] = {}
+        self.models: dict[tuple[int, int], Scorer] = {}
         self.customers = bootstrap.customers(settings, self.models)
-        self.trainer = bootstrap.trainer(settings)
+        self.trainers = [bootstrap.trainer(settings, horizon_days) for horizon_days in settings.horizons_days]
         self.partitions: list[Partition[Profile, Shared]] = [
             Partition(bootstrap.layout(n, settings), self.customers, {}, rows_max=rows_max, records_max=records_max)
             for n in range(settings.partitions)
@@ -192,14 +192,16 @@ class Replay:
             self._emit(number, output)
 
     def _train(self) -> None:
-        """Let the trainer learn the day that all partitions have closed."""
+        """Let the trainers learn the day that all partitions have closed."""
         for value in self._training:
-            for output in self.trainer.take(self._trained, value):
-                if output.topic == MODEL:
-                    snapshot = Snapshot.model_validate_json(output.value)
-                    self.models[snapshot.version] = Scorer(snapshot)
-                else:
-                    self._control(output.value, self._latest, output.partition)
-                self._emit(output.partition or 0, output)
+            for trainer in self.trainers:
+                for output in trainer.take(self._trained, value):
+                    if output.topic == CONTROL:
+                        self._control(output.value, self._latest, output.partition)
+                    else:
+                        record = read_model(output.value)
+                        if isinstance(record, Snapshot):
+                            self.models[record.horizon_days, record.version] = Scorer(record)
+                    self._emit(output.partition or 0, output)
             self._trained += 1
         self._training.clear()

@@ -61,7 +61,14 @@ class Settings(BaseSettings):
     live_from: AwareDatetime | None = None
     """No command leaves for anything that happened before; a live worker needs it."""
     dry_run: bool = False
-    horizon_days: Annotated[int, Field(ge=1, le=365)] = 30
+    horizons_days: Annotated[tuple[Annotated[int, Field(ge=1, le=365)], ...], NoDecode, Field(min_length=1)] = (30,)
+    """For which the risk of no order is learned, separated by commas; the first is acted on."""
+    example_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of users of whom is learned: fewer do for a large shop. All are scored."""
+    censoring_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Of examples of users who may have been contacted, beside those who are held out; 0 leaves them out."""
+    learner: Literal["river", "vectorised"] = "river"
+    """Two implementations of the same: River's is the reference, the other takes a tenth of the time."""
     require_heartbeat: Annotated[tuple[SourceName, ...], NoDecode] = ()
     """Sources whose silence holds back the silence of users."""
     stall_s: Annotated[int, Field(ge=1)] = 15 * 60
@@ -107,10 +114,17 @@ class Settings(BaseSettings):
     """The client's own certificate and key, PEM, where the brokers ask for one."""
     ssl_check_hostname: bool = True
 
-    @field_validator("earlier_playbooks", "require_heartbeat", mode="before")
+    @field_validator("earlier_playbooks", "require_heartbeat", "horizons_days", mode="before")
     @classmethod
     def _separated_by_commas(cls, value: object) -> object:
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("horizons_days")
+    @classmethod
+    def _each_once(cls, horizons_days: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(horizons_days)) < len(horizons_days):
+            raise ValueError("allowed is each horizon once")
+        return horizons_days
 
     @field_validator("store")
     @classmethod
@@ -198,7 +212,9 @@ class Settings(BaseSettings):
             salt=self.salt,
             live_from=_ms(self.live_from),
             dry_run=self.dry_run,
-            horizon_days=self.horizon_days,
+            horizons_days=self.horizons_days,
+            example_share=self.example_share,
+            censoring_weight=self.censoring_weight,
             require_heartbeat=self.require_heartbeat,
             stall_ms=self.stall_s * 1000,
         )

@@ -1,4 +1,4 @@
-"""The trainer, as the work of a lane."""
+"""The trainers, as the work of a lane."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from schemas.topics import TRAINING
 from worker.stream.partition import Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from worker.recall.risk.trainer import Trainer
     from worker.stream.entries import SourceRecord
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class TrainerWork:
-    """`lane.Work`: its state is the last snapshot and the records after it."""
+    """`lane.Work`, for one trainer or several: its state is the last snapshots and the records after them."""
 
     held: str | None = None
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
+    def __init__(self, trainers: Sequence[Trainer]) -> None:
+        self._trainers = trainers
         self._records: list[SourceRecord] = []
-        self._start = trainer.resume_offset
+        self._start = min(trainer.resume_offset for trainer in trainers)
 
     def feed(self, topic: str, records: Iterable[SourceRecord]) -> None:  # noqa: ARG002 - of the protocol
         self._records.extend(records)
@@ -49,5 +49,6 @@ class TrainerWork:
         records, self._records = self._records, []
         outputs: list[Output] = []
         for record in records:
-            outputs += self._trainer.take(record.offset, record.value or b"")
+            for trainer in self._trainers:
+                outputs += trainer.take(record.offset, record.value or b"")
         return Unit({}, outputs, {TRAINING: records[-1].offset + 1}, len(records), b"")

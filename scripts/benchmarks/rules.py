@@ -25,7 +25,9 @@ from schemas.topics import CONTROL
 from schemas.values import rfc3339
 from worker import bootstrap, settings
 from worker.recall.risk.features import NAMES, SCHEMA_HASH
-from worker.recall.risk.model import RiverModel, Scorer
+from worker.recall.risk.baselines import Baselines
+from worker.recall.risk.model import RiverModel
+from worker.recall.risk.scorer import Scorer
 from worker.replay import Fed, Replay
 from worker.simulate import CURRENCY, TIMEZONE, simulate
 from worker.sources import history
@@ -109,16 +111,21 @@ def scorer():
         learner.learn([draw.random() * (1 + n % 2) for _ in NAMES], n % 2, 1.0)
     return Scorer(
         Snapshot(
+            kind="snapshot",
             version=1,
             created_label_day=dt.date(2025, 1, 1),
             learned=60,
             horizon_days=30,
             schema_hash=SCHEMA_HASH,
-            features=list(NAMES),
             model=learner.to_json(),
+            learner_share=1.0,
+            lifetime=None,
+            baselines=Baselines().to_json(),
+            alert_above=None,
             metrics={},
             resume_offset=0,
             cut_points=None,
+            choice_priors=None,
         )
     )
 
@@ -136,13 +143,13 @@ def run_replay(path):
 
 def run_whole(path):
     """Return CPU µs an event of partition and rules, over records in memory."""
-    events, _, us = _through(path, bootstrap.customers(config(), {1: scorer()}))
+    events, _, us = _through(path, bootstrap.customers(config(), {(30, 1): scorer()}))
     return {"us": us / events}
 
 
 def run_rules(path):
     """Return CPU µs an event of the rules alone, by stage, and what the mix was."""
-    customers = Timed(bootstrap.customers(config(), {1: scorer()}))
+    customers = Timed(bootstrap.customers(config(), {(30, 1): scorer()}))
     events, partition, _ = _through(path, customers)
     stages = customers.us()
     sizes = sorted(len(row) for key, row in partition.rows.items() if key[:1] != b"\x00")
@@ -170,7 +177,7 @@ def _through(path, customers):
             offsets[record.topic] += 1
         chunks.append(fed)
     first_at = min(records[0].timestamp for records in chunks[0].values())
-    adoption = {"kind": "adopt_snapshot", "effective_at": rfc3339(first_at), "version": 1}
+    adoption = {"kind": "adopt_snapshot", "effective_at": rfc3339(first_at), "horizon_days": 30, "version": 1}
     partition.feed(CONTROL, [Fed(0, first_at, None, json.dumps(adoption).encode())])
     begin = time.process_time()
     for fed in chunks:

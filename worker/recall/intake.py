@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from worker.recall.bodies import Cancel, Feedback, Item, Order, ProfileUpdate, Refund
 
+ORDER_DAYS_KEPT = 400
+"""Longer than the longest horizon and what is late."""
 DUPLICATE = "duplicate"
 LATE = "late"
 UNKNOWN_ORDER = "unknown order"
@@ -86,7 +88,7 @@ def order(profile: Profile, body: Order, at: int, clock: int, days: Days) -> str
     account.discounted += bool(body.coupon or body.discount_minor)
     account.first_order_at = min(account.first_order_at or at, at)
     profile.last_order_at = max(profile.last_order_at, at)
-    past = past or _keep(profile, PastOrder(order_id, at))
+    past = past or _keep(profile, PastOrder(order_id, at), days)
     past.at, past.net = at, body.net_minor
     _buy(profile.taste, body.items)
     profile.saw(ORDER, day)
@@ -129,7 +131,7 @@ def refund(profile: Profile, body: Refund, at: int, clock: int, days: Days) -> s
     else:
         open_day.add(REFUND)
     profile.saw(REFUND, day)
-    past = past or _keep(profile, PastOrder(order_id))
+    past = past or _keep(profile, PastOrder(order_id), days)
     if past.cancelled:
         return None
     past.refunded += amount
@@ -143,7 +145,7 @@ def cancel(profile: Profile, body: Cancel, days: Days) -> str | None:
     """Undo an order and its refunds: a cancelled order is no order, also where its cancellation came first."""
     order_id = short_id(body.order_id)
     past = profile.account.find_order(order_id)
-    past = past or _keep(profile, PastOrder(order_id))
+    past = past or _keep(profile, PastOrder(order_id), days)
     if past.cancelled:
         return DUPLICATE
     past.cancelled = True
@@ -216,11 +218,19 @@ def _with(ids: bytes, message_id: str, kept: int) -> bytes | None:
     return ids if len(ids) <= kept * ID_BYTES else ids[-kept * ID_BYTES :]
 
 
-def _keep(profile: Profile, order: PastOrder) -> PastOrder:
-    """Add to the orders seen lately."""
-    orders = profile.account.latest_orders = [*profile.account.latest_orders, order]
+def _keep(profile: Profile, order: PastOrder, days: Days) -> PastOrder:
+    """Add to the orders seen lately; of one that it displaces the day stays, for the labels that look back so far."""
+    account = profile.account
+    orders = account.latest_orders = [*account.latest_orders, order]
     if len(orders) > ORDERS_KEPT:
-        orders.remove(min(orders, key=lambda past: (past.at, past.id)))
+        oldest = min(orders, key=lambda past: (past.at, past.id))
+        orders.remove(oldest)
+        if oldest.at and not oldest.cancelled:
+            # The day that ends with it: an order at midnight ends a horizon, it does not begin one.
+            day = days.of(oldest.at - 1)
+            reached = days.of(orders[-1].at or oldest.at) - ORDER_DAYS_KEPT
+            kept = {kept for kept in account.earlier_order_days if kept > reached}
+            account.earlier_order_days = sorted({*kept, day})
     return order
 
 

@@ -57,11 +57,12 @@ class Tiers(_Section):
 
 
 class Cuts(_Section):
-    """Cut points until the population's quintiles are known: four ascending bounds each."""
+    """Four ascending bounds each, and whether the population's quintiles take their place once they are known."""
 
     r_days: Annotated[list[int], Field(min_length=4, max_length=4)]
     f_orders: Annotated[list[int], Field(min_length=4, max_length=4)]
     m: Annotated[list[Amount], Field(min_length=4, max_length=4)]
+    cut_points: Literal["playbook", "population"] = "playbook"
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:

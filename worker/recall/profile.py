@@ -145,17 +145,25 @@ class Account(msgspec.Struct, array_like=True, gc=False):
     profiling_opted_out: bool = False
     excluded: bool = False
 
-    examples: list[int] = []
-    """Days of the snapshots whose labels are not due yet; their features lie beside the row."""
+    pending: dict[int, list[int]] = {}
+    """By horizon, the days seen whose labels are not due yet; what was seen lies beside the row."""
     risk: float = -1.0
     risk_at: int = 0
     risk_version: int = 0
+    alerted_day: int = 0
+    """Since the last order: the first day with an alert, 0 for none yet, -1 once the horizon has passed."""
+    earlier_order_days: list[int] = []
+    """Of the orders that the latest ones have displaced, the days; ascending, see `intake`."""
 
     def find_order(self, order_id: bytes) -> PastOrder | None:
         for order in self.latest_orders:
             if order.id == order_id:
                 return order
         return None
+
+    def pending_days(self) -> list[int]:
+        """Return the days of which something lies beside the row."""
+        return sorted({day for days in self.pending.values() for day in days})
 
 
 class Taste(msgspec.Struct, array_like=True, gc=False):
@@ -284,12 +292,20 @@ class Profile(msgspec.Struct, array_like=True, dict=True):
 
     def trim(self, day: int) -> bool:
         """Make a row that has grown past its bound small again: its days go into buckets early, the oldest first."""
+        if self._size() < ROW_BYTES_MAX // 2:
+            return False
         days_kept = DAYS_KEPT
         self.seal()
         while days_kept and len(_encode(self)) > ROW_BYTES_MAX:
             days_kept //= 2
             self.history.fold_before(day - days_kept, day)
         return days_kept < DAYS_KEPT
+
+    def _size(self) -> int:
+        """Return about how large the row is, without encoding it: what grows, all but what the account took lately."""
+        history = self.history
+        open_days = len(self.today.message_ids) + len(self.yesterday.message_ids)
+        return len(history.days) + len(history.buckets) + len(self.sealed) + len(self.sealed_taste) + open_days
 
     def erase(self) -> None:
         """Leave nothing but the mark that the user was erased."""

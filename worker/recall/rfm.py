@@ -8,9 +8,13 @@ against four cut points; a value on a cut point takes the lower score.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from typing import NamedTuple
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 from worker.recall.windows import WEEKS_KEPT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FIELDS = 4
 """A week is four numbers: week, orders, revenue of orders, refunds (minor units)."""
@@ -53,6 +57,23 @@ class CutPoints(NamedTuple):
         """Return the next day on which the score of R falls by the passing of time alone."""
         i = bisect_right(self.r, today - last_order_day)
         return last_order_day + self.r[i] if i < len(self.r) else None
+
+
+def quintiles(version: str, population: Sequence[Rfm]) -> CutPoints | None:
+    """Return the cut points that divide a population into fifths; None where ties leave less than five scores.
+
+    >>> quintiles("q", [Rfm(n, 2 * n, 100 * n) for n in range(1, 11)])
+    CutPoints(version='q', r=(3, 5, 7, 9), f=(4, 8, 12, 16), m=(200, 400, 600, 800))
+    """
+    n, columns = len(population), [sorted(column) for column in zip(*population, strict=True)]
+    # A fifth lies up to a bound of F and M, and below one of R: there ties take the lower score from the other side.
+    r, f, m = (
+        [column[fifth * n // 5 if rising else -(-fifth * n // 5) - 1] for fifth in range(1, 5)]
+        for column, rising in zip(columns, (True, False, False), strict=True)
+    )
+    if any(low >= high for bounds in (r, f, m) for low, high in pairwise(bounds)):
+        return None
+    return CutPoints(version, (r[0], r[1], r[2], r[3]), (f[0], f[1], f[2], f[3]), (m[0], m[1], m[2], m[3]))
 
 
 def add(weeks: list[int], week: int, *, orders: int = 0, revenue: int = 0, refunds: int = 0) -> None:

@@ -28,11 +28,21 @@ class Shop(NamedTuple):
     salt: str
     live_from: int
     dry_run: bool = False
-    horizon_days: int = 30
+    horizons_days: tuple[int, ...] = (30,)
+    """For which the risk is learned; the first is acted on."""
+    example_share: float = 1.0
+    """Share of users of whom is learned, above 0."""
+    censoring_weight: float = 0.0
+    """Of examples of users whom contact may have moved; 0 leaves them out."""
     require_heartbeat: tuple[str, ...] = ()
     stall_ms: int = 15 * 60_000
     source: str = "/recall"
     """`ce_source` of what goes out."""
+
+    @property
+    def horizon_days(self) -> int:
+        """Return the horizon that is acted on."""
+        return self.horizons_days[0]
 
 
 class InForce(NamedTuple):
@@ -48,12 +58,13 @@ class InForce(NamedTuple):
 
     @classmethod
     def of(cls, playbook: Playbook, shop: Shop) -> InForce:
-        """Prepare a playbook for a shop; an epoch of the holdout that is too short for the horizon is refused."""
-        least = shop.horizon_days + CONTACT_AFTERMATH_DAYS
+        """Prepare a playbook for a shop; an epoch of the holdout that is too short for a horizon is refused."""
+        longest = max(shop.horizons_days)
+        least = longest + CONTACT_AFTERMATH_DAYS
         if playbook.holdout.epoch_days <= least:
             raise ValueError(
                 f"playbook {playbook.name}: holdout.epoch_days = {playbook.holdout.epoch_days}: allowed is more than "
-                f"{least}, the horizon of {shop.horizon_days} days and {CONTACT_AFTERMATH_DAYS}"
+                f"{least}, the horizon of {longest} days and {CONTACT_AFTERMATH_DAYS}"
             )
         holdout = Holdout(shop.salt, playbook.holdout.share, playbook.holdout.epoch_days)
         rules = playbook.tier_rules()
@@ -75,8 +86,8 @@ class Shared(msgspec.Struct, array_like=True, frozen=True):
     """The customers' part of the partition record; moved by directives and days alone."""
 
     playbook: str = ""
-    snapshot: int = 0
-    """Version of the model in force; 0 before the first."""
+    snapshots: dict[int, int] = {}
+    """By horizon, the version of the model in force."""
     stopped: bool = False
     resumed: tuple[tuple[int, int], ...] = ()
     """When the worker took the partition up again: the partition's clock then, and the wall's."""

@@ -27,8 +27,10 @@ from worker.recall.bodies import (
 from worker.recall.days import DAY_MS, HOUR_MS, LATENESS_MS
 from worker.recall.events import parse
 from worker.recall.holdout import CONTROL, uniform
+from worker.recall.lifetime.history import History, history
 from worker.recall.profile import VERSION, Contact, Profile
 from worker.recall.risk import explain, features, labels
+from worker.recall.risk.labels import Forecast, Sighting
 from worker.recall.shop import RESUMPTIONS_KEPT, InForce, Shared, Shop, Source
 from worker.recall.tiers import Tier, Transition
 from worker.stream.processor import NEVER, Attach, Context, Count, Directive, Effect, Output, Parsed
@@ -37,10 +39,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from worker.recall.playbook import Play, Playbook
-    from worker.recall.risk.model import Scorer
+    from worker.recall.risk.scorer import Scorer
 
 HELD_RETRY_MS = HOUR_MS
 """How often a silence that is held back is looked at again."""
+VISIT_DAYS: Final = 7
+SUMMARY_DAYS: Final = 28
+SOON_MS: Final = 8 * DAY_MS
+"""The next weekly visit is nearer, whatever the clocks do."""
+LAPSED: Final = -1
 SILENT: Final = int(Tier.SILENT)
 NOTHING: Final[tuple[Effect, ...]] = ()
 
@@ -48,13 +55,15 @@ NOTHING: Final[tuple[Effect, ...]] = ()
 class Customers:
     """`Processor[Profile, Shared]`.
 
-    `models` maps the versions of the model to what scores with them; the driver may add to it while the worker runs.
-    The first of `playbooks` is in force until a directive says otherwise.
+    `models` maps horizon and version of the model to what scores with it, or to None where it is refused; the driver
+    may add to it while the worker runs. The first of `playbooks` is in force until a directive says otherwise.
     """
 
     version = VERSION
 
-    def __init__(self, shop: Shop, playbooks: Sequence[Playbook], models: Mapping[int, Scorer]) -> None:
+    def __init__(
+        self, shop: Shop, playbooks: Sequence[Playbook], models: Mapping[tuple[int, int], Scorer | None]
+    ) -> None:
         self.shop = shop
         self.earlier: Mapping[int, Callable[[bytes], Profile]] = {}
         self._days = shop.days
@@ -62,6 +71,7 @@ class Customers:
         self._playbooks = {book.version: InForce.of(book, shop) for book in playbooks}
         self._first = playbooks[0].version
         self._models = models
+        self._recuts: dict[tuple[str, int], InForce] = {}
         self._decode = msgspec.msgpack.Decoder(Profile).decode
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode_shared = msgspec.msgpack.Decoder(Shared).decode
@@ -137,7 +147,7 @@ class Customers:
 
     def _was_active(self, state: Profile, shared: Shared, at: int, context: Context) -> Sequence[Effect]:
         """Postpone the silence, or end it."""
-        if state.standing.tier == SILENT or not state.visit_due:
+        if state.standing.tier == SILENT or not state.visit_due or state.visit_due > context.clock + SOON_MS:
             effects = self._end(state, shared, "void", context) if self._would_have_prevented(state, at) else []
             self._visit_next(state, context.clock)
             return [*effects, *self._evaluated(state, shared, "activity", context)]
@@ -152,6 +162,7 @@ class Customers:
         if state.episode is not None and not silent:
             reason = "void" if at <= state.episode.opened_at else "ordered"
             effects += self._end(state, shared, reason, context)
+        state.account.alerted_day = 0
         self._visit_next(state, context.clock)
         return [*effects, *self._evaluated(state, shared, "order", context)]
 
@@ -173,15 +184,16 @@ class Customers:
             effects: list[Effect] = [Count("erasures")]
             if state.episode is not None:
                 effects += self._end(state, shared, "erased", context)
-            effects += [Attach(_name(day), None) for day in state.account.examples]
+            effects += [Attach(_name(day), None) for day in state.account.pending_days()]
             state.erase()
             return effects
         intake.update(state, body)
         effects = []
         if state.account.profiling_opted_out:
-            effects += [Attach(_name(day), None) for day in state.account.examples]
-            state.account.examples = []
-            state.account.risk, state.account.risk_at, state.account.risk_version = -1.0, 0, 0
+            account = state.account
+            effects += [Attach(_name(day), None) for day in account.pending_days()]
+            account.pending, account.alerted_day = {}, 0
+            account.risk, account.risk_at, account.risk_version = -1.0, 0, 0
         effects += self._withdrawn(state, shared, context)
         self._schedule(state, shared, context.clock)
         return effects
@@ -232,8 +244,8 @@ class Customers:
 
     def wake(self, state: Profile, shared: Shared, due: int, context: Context) -> Sequence[Effect]:
         effects: list[Effect] = []
-        if state.account.examples and labels.due(state.account.examples[0], self.shop.horizon_days, self._days) <= due:
-            effects += self._labelled(state, shared, context)
+        if state.account.pending:
+            effects += self._labelled(state, shared, due, context)
         if state.visit_due and state.visit_due <= due:
             effects += self._visited(state, shared, due, context)
         episode = state.episode
@@ -274,87 +286,177 @@ class Customers:
         return True
 
     def _visited(self, state: Profile, shared: Shared, due: int, context: Context) -> list[Effect]:
-        """Do what is due weekly: new cut points first, then the risk and an example to learn from."""
-        book, days = self._in_force(shared), self._days
+        """Do what is due weekly: new cut points first, then the risk and what is to be learned from.
+
+        Of users who are no longer active what was bought is summed up every four weeks, and nothing else.
+        """
+        book, days, account = self._in_force(shared), self._days, state.account
         effects = self._recut(state, shared, context)
         self._forget(state, book, due)
         today = days.of(due)
         if state.trim(today):
             effects.append(Count("rows trimmed"))
-        if not value.is_active(state, due):
+        active = value.is_active(state, due)
+        sampled = not account.profiling_opted_out and self._is_sampled(state.key)
+        remembered = sampled and value.is_remembered(state, due)
+        if not active and not remembered:
             state.visit_due = 0
             return effects
-        state.visit_due = self._next_visit(state, due)
-        if state.account.profiling_opted_out:
+        weekday, summary_day = self._phases(state.key)
+        if active:
+            state.visit_due = days.start(_next(today, weekday, VISIT_DAYS))
+        else:
+            state.visit_due = days.start(_next(today, summary_day, SUMMARY_DAYS))
+        if account.profiling_opted_out:
             return effects
-        seen = features.compute(state, today, days)
-        self._keep_risk(state, shared, seen, due)
-        if today not in state.account.examples:
-            state.account.examples = [*state.account.examples, today]
-            effects.append(Attach(_name(today), labels.pack(seen)))
+        told = history(state, today, days)
+        if told is None:  # all orders came late
+            return [*effects, Count("history unknown")]
+        if remembered and (today - summary_day) % SUMMARY_DAYS < VISIT_DAYS:
+            effects.append(self._summary(state, told, today, active=active))
+        if active:
+            effects += self._seen(state, shared, told, due, sampled=sampled)
         return effects
+
+    def _seen(self, state: Profile, shared: Shared, told: History, due: int, *, sampled: bool) -> Sequence[Effect]:
+        """Score the user, and keep what was seen of him until it is known what came of it."""
+        shop, today = self.shop, self._days.of(due)
+        seen = features.compute(state, today, self._days)
+        acted_on = self._scorer(shared, shop.horizon_days)
+        if not sampled:
+            if acted_on is not None:
+                _keep_risk(state, acted_on, acted_on.score(seen, told), due)
+            return NOTHING
+        forecasts: dict[int, Forecast] = {}
+        for horizon_days in shop.horizons_days:
+            scorer = self._scorer(shared, horizon_days)
+            if scorer is not None:
+                forecasts[horizon_days] = Forecast(scorer.version, scorer.predictions(seen, told))
+        alert = False
+        if acted_on is not None:
+            score = forecasts[shop.horizon_days].predictions.model
+            _keep_risk(state, acted_on, score, due)
+            alert = acted_on.alert_above is not None and score > acted_on.alert_above
+        lead_days = self._lead_days(state, today, alert=alert)
+        pending = state.account.pending
+        for horizon_days in shop.horizons_days:
+            pending.setdefault(horizon_days, []).append(today)
+        sighting = Sighting(state.standing.tier, told, lead_days, seen, forecasts)
+        return (Attach(_name(today), labels.pack(sighting)),)
+
+    def _lead_days(self, state: Profile, today: int, *, alert: bool) -> int | None:
+        """Note the first alert since the last order; return by how much it came before the horizon passed, once."""
+        account = state.account
+        if account.alerted_day == LAPSED:
+            return None
+        lapse = self._days.of(state.last_order_at) + self.shop.horizon_days
+        if today > lapse:
+            alerted, account.alerted_day = account.alerted_day, LAPSED
+            return lapse - alerted if alerted else None
+        if alert and not account.alerted_day:
+            account.alerted_day = today
+        return None
+
+    def _summary(self, state: Profile, told: History, today: int, *, active: bool) -> Output:
+        """Write what was bought, without a label."""
+        account, days, rfm = state.account, self._days, None
+        if active and state.orders >= value.SCORED_FROM_ORDERS:
+            rfm = value.rfm_of(state, days.start(today), days)
+        summary = {
+            "kind": "summary",
+            "id": labels.example_id(self.shop.salt, state.key, today),
+            "t": days.date(today),
+            "history": told._asdict(),
+            "orders": state.orders,
+            "mean_value": round((account.spent - account.refunded) / state.orders, 2),
+            "rfm": None if rfm is None else rfm._asdict(),
+        }
+        return Output(TRAINING, None, orjson.dumps(summary), partition=0)
+
+    def _is_sampled(self, user: bytes) -> bool:
+        """Tell whether something is learned of the user."""
+        shop = self.shop
+        return shop.example_share >= 1 or uniform(shop.salt, b"example", user) < shop.example_share
 
     def _forget(self, state: Profile, book: InForce, at: int) -> None:
         """Drop the contacts that no rule reaches any more."""
         if state.account.contacts:
             caps = book.playbook.caps
-            longest = max([caps.user.days, self.shop.horizon_days, *(cap.days for cap in caps.channel.values())])
+            longest = max([caps.user.days, *self.shop.horizons_days, *(cap.days for cap in caps.channel.values())])
             oldest = at - longest * DAY_MS - LATENESS_MS
             state.account.contacts = [contact for contact in state.account.contacts if contact.at > oldest]
 
     def _visit_next(self, state: Profile, at: int) -> None:
         """Begin the weekly visits, where there are none."""
-        if not state.visit_due:
-            state.visit_due = self._next_visit(state, at)
+        if not state.visit_due or state.visit_due > at + SOON_MS:
+            weekday, _ = self._phases(state.key)
+            state.visit_due = self._days.start(_next(self._days.of(at), weekday, VISIT_DAYS))
 
-    def _next_visit(self, state: Profile, at: int) -> int:
-        """Return the next weekly visit: a midnight, on a weekday of the user's own."""
-        days = self._days
-        day = days.of(at) + 1
-        phase = int(uniform(self.shop.salt, b"visit", state.key) * 7)
-        return days.start(day + (phase - day) % 7)
+    def _phases(self, user: bytes) -> tuple[int, int]:
+        """Return the days of the user's own, of 7 for the weekly visits, and which of four is that of the summary."""
+        phase = int(uniform(self.shop.salt, b"visit", user) * SUMMARY_DAYS)
+        weekday, quarter = divmod(phase, SUMMARY_DAYS // VISIT_DAYS)
+        return weekday, weekday + VISIT_DAYS * quarter
 
-    def _labelled(self, state: Profile, shared: Shared, context: Context) -> list[Effect]:
-        """Write the example whose outcome is known now."""
-        shop, days = self.shop, self._days
-        day, *state.account.examples = state.account.examples
-        raw = context.attachment(_name(day))
-        seen = None if raw is None else labels.unpack(raw)
-        if seen is None:
-            return [Attach(_name(day), None), Count("example lost")]
-        since, until = days.start(day), days.start(day + shop.horizon_days)
+    def _labelled(self, state: Profile, shared: Shared, due: int, context: Context) -> list[Effect]:
+        """Write the examples whose outcome is known now; what was seen goes with the last horizon that waits for it."""
+        effects: list[Effect] = []
+        pending = state.account.pending
+        for horizon_days, waiting in list(pending.items()):
+            day = waiting[0]
+            if labels.due(day, horizon_days, self._days) > due:
+                continue
+            del waiting[0]
+            if not waiting:
+                del pending[horizon_days]
+            name = _name(day)
+            if horizon_days in self.shop.horizons_days:  # else learned no more
+                raw = context.attachment(name)
+                sighting = None if raw is None else labels.unpack(raw)
+                if sighting is None:
+                    effects.append(Count("example lost"))
+                else:
+                    effects.append(self._example(state, shared, day, horizon_days, sighting))
+            if not any(day in others for others in pending.values()):
+                effects.append(Attach(name, None))
+        return effects
+
+    def _example(self, state: Profile, shared: Shared, day: int, horizon_days: int, sighting: Sighting) -> Output:
+        shop, days, last_day = self.shop, self._days, day + horizon_days
+        since, until = days.start(day), days.start(last_day)
         holdout = self._in_force(shared).holdout
-        last_day = day + shop.horizon_days
         held_out = holdout.arm(state.key, day) == CONTROL == holdout.arm(state.key, last_day)
-        learned = held_out or until < shop.live_from
+        uncontacted = held_out or until < shop.live_from
+        forecast = sighting.forecasts.get(horizon_days)
+        predicted = None if forecast is None else {"version": forecast.version, **forecast.predictions._asdict()}
         example = {
             "kind": "example",
             "id": labels.example_id(shop.salt, state.key, day),
             "t": days.date(day),
-            "label_day": days.date(labels.label_day(day, shop.horizon_days, days)),
-            "horizon_days": shop.horizon_days,
-            "y": labels.no_order(state, day, shop.horizon_days, days),
-            "weight": 1.0 if learned else 0.0,
+            "label_day": days.date(labels.label_day(day, horizon_days, days)),
+            "horizon_days": horizon_days,
+            "y": labels.no_order(state, day, horizon_days, days),
+            "weight": 1.0 if uncontacted else shop.censoring_weight,
             "holdout": held_out,
             "treated": any(since < contact.at <= until for contact in state.account.contacts),
-            "tier": Tier(state.standing.tier).label,
-            "features": features.plain(seen),
+            "tier": Tier(sighting.tier).label,
+            "features": features.plain(sighting.features),
             "schema_hash": features.SCHEMA_HASH,
+            "history": sighting.history._asdict(),
+            "predicted": predicted,
+            "lead_days": sighting.lead_days,
         }
-        return [Attach(_name(day), None), Output(TRAINING, None, orjson.dumps(example), partition=0)]
+        return Output(TRAINING, None, orjson.dumps(example), partition=0)
 
     def _score(self, state: Profile, shared: Shared, at: int) -> None:
-        if not state.account.profiling_opted_out and shared.snapshot:
-            self._keep_risk(state, shared, features.compute(state, self._days.of(at), self._days), at)
-
-    def _keep_risk(self, state: Profile, shared: Shared, seen: list[int], at: int) -> None:
-        model = self._models.get(shared.snapshot)
-        if model is not None:
-            state.account.risk, state.account.risk_at, state.account.risk_version = (
-                model.score(features.plain(seen)),
-                at,
-                shared.snapshot,
-            )
+        scorer = self._scorer(shared, self.shop.horizon_days)
+        if scorer is None or state.account.profiling_opted_out:
+            return
+        today = self._days.of(at)
+        told = history(state, today, self._days)
+        if told is not None:
+            seen = features.compute(state, today, self._days)
+            _keep_risk(state, scorer, scorer.score(seen, told), at)
 
     # -- decisions -----------------------------------------------------------------------------------------------------
 
@@ -437,22 +539,25 @@ class Customers:
 
     def _risk(self, state: Profile, shared: Shared, at: int) -> dict[str, Any] | None:
         """Score anew, and say what moved the score."""
-        model = self._models.get(shared.snapshot)
-        if model is None:
+        today = self._days.of(at)
+        model = self._scorer(shared, self.shop.horizon_days)
+        told = history(state, today, self._days)
+        if model is None or told is None:
             return None
-        seen = features.compute(state, self._days.of(at), self._days)
-        self._keep_risk(state, shared, seen, at)
+        seen = features.compute(state, today, self._days)
+        _keep_risk(state, model, model.score(seen, told), at)
         return {
             "probability": state.account.risk,
-            "horizon_days": self.shop.horizon_days,
+            "horizon_days": model.horizon_days,
             "level": None,
-            "model_version": shared.snapshot,
-            "top_factors": explain.factors(model, features.plain(seen)),
+            "model_version": model.version,
+            "top_factors": explain.factors(model, seen, told),
         }
 
     def _versions(self, shared: Shared) -> dict[str, Any]:
         book = self._in_force(shared)
-        return {"playbook": book.version, "snapshot": shared.snapshot or None, "cut_points": book.cuts.version}
+        snapshot = shared.snapshots.get(self.shop.horizon_days)
+        return {"playbook": book.version, "snapshot": snapshot, "cut_points": book.cuts.version}
 
     def _end(self, state: Profile, shared: Shared, reason: str, context: Context) -> list[Effect]:
         return episodes.end(
@@ -492,8 +597,8 @@ class Customers:
             due = min(due, state.visit_due)
         if state.episode is not None and state.episode.decided:
             due = min(due, state.episode.due)
-        if state.account.examples:
-            due = min(due, labels.due(state.account.examples[0], self.shop.horizon_days, self._days))
+        for horizon_days, pending in state.account.pending.items():
+            due = min(due, labels.due(pending[0], horizon_days, self._days))
         return due
 
     # -- what all keys share -------------------------------------------------------------------------------------------
@@ -543,8 +648,8 @@ class Customers:
             case Resumed(at, wall):
                 resumed = sorted({*shared.resumed, (at, wall)})[-RESUMPTIONS_KEPT:]
                 return replace(shared, resumed=tuple(resumed)), (Count("resumed"),)
-            case AdoptSnapshot(version):
-                return replace(shared, snapshot=version), (Count("adopted snapshot"),)
+            case AdoptSnapshot(horizon_days, version):
+                return self._adopt(shared, horizon_days, version)
             case AdoptPlaybook(version):
                 return replace(shared, playbook=version), (Count("adopted playbook"),)
             case Stop():
@@ -553,10 +658,21 @@ class Customers:
                 return replace(shared, stopped=False), (Count("resumed by operator"),)
         raise TypeError(f"directive {body!r}: no rule for it")
 
+    def _adopt(self, shared: Shared, horizon_days: int, version: int) -> tuple[Shared, Sequence[Effect]]:
+        """Bring a snapshot into force; one that cannot be used here leaves the last good one."""
+        if horizon_days not in self.shop.horizons_days:
+            return shared, (Count("snapshot of another horizon"),)
+        if self._models.get((horizon_days, version)) is None:
+            return shared, (Count("refused snapshot"),)
+        snapshots = {**shared.snapshots, horizon_days: version}
+        return replace(shared, snapshots=snapshots), (Count("adopted snapshot"),)
+
     def missing(self, directive: Directive) -> str | None:
         match directive.body:
-            case AdoptSnapshot(version) if version not in self._models:
-                return f"snapshot {version} of the model"
+            case AdoptSnapshot(horizon_days, version) if (
+                horizon_days in self.shop.horizons_days and (horizon_days, version) not in self._models
+            ):
+                return f"snapshot {horizon_days}/{version} of the model"
             case AdoptPlaybook(version) if version not in self._playbooks:
                 return f"playbook {version}"
         return None
@@ -575,9 +691,38 @@ class Customers:
         return replace(shared, sources={**shared.sources, name: source})
 
     def _in_force(self, shared: Shared) -> InForce:
-        return self._playbooks[shared.playbook or self._first]
+        """Return the playbook, with the population's cut points where it asks for them and they are known."""
+        book = self._playbooks[shared.playbook or self._first]
+        if book.playbook.rfm.cut_points == "playbook":
+            return book
+        scorer = self._scorer(shared, self.shop.horizon_days)
+        if scorer is None or scorer.cut_points is None:
+            return book
+        place = (book.version, scorer.version)
+        recut = self._recuts.get(place)
+        if recut is None:
+            recut = self._recuts[place] = book._replace(cuts=scorer.cut_points)
+        return recut
+
+    def _scorer(self, shared: Shared, horizon_days: int) -> Scorer | None:
+        """Return what scores; None before the first snapshot, and where the one in force is refused here."""
+        return self._models.get((horizon_days, shared.snapshots.get(horizon_days, 0)))
 
 
 def _name(day: int) -> bytes:
     """Return the name under which the features of a day lie beside the row."""
     return day.to_bytes(8, "big")
+
+
+def _next(today: int, phase: int, period: int) -> int:
+    """Return the next day of a phase.
+
+    >>> _next(20, 0, 7), _next(20, 6, 7), _next(20, 5, 7)
+    (21, 27, 26)
+    """
+    return today + 1 + (phase - today - 1) % period
+
+
+def _keep_risk(state: Profile, scorer: Scorer, score: float, at: int) -> None:
+    account = state.account
+    account.risk, account.risk_at, account.risk_version = score, at, scorer.version

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 SCORED_FROM_ORDERS = 2
 """A user with fewer orders is new."""
 ACTIVE_DAYS = 180
-"""A user without activity for longer is no longer visited or predicted."""
+"""A user without activity for longer is no longer visited weekly or predicted."""
+REMEMBERED_DAYS = 104 * 7
+"""A user whose last order is older no longer counts in what lifetimes are fitted to."""
 
 
 def rfm_of(profile: Profile, at: int, days: Days) -> Rfm | None:
@@ -75,3 +77,8 @@ def still_silent(profile: Profile, at: int, rules: TierRules) -> bool:
 def is_active(profile: Profile, at: int) -> bool:
     """Tell whether the user is still visited weekly and predicted."""
     return profile.orders > 0 and at - profile.active_at <= ACTIVE_DAYS * DAY_MS
+
+
+def is_remembered(profile: Profile, at: int) -> bool:
+    """Tell whether the user still counts in what lifetimes are fitted to."""
+    return profile.orders > 0 and at - profile.last_order_at <= REMEMBERED_DAYS * DAY_MS

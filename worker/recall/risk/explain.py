@@ -11,14 +11,16 @@ from functools import partial
 from math import expm1
 from typing import TYPE_CHECKING, Any, Final
 
-from worker.recall.risk.features import NAMES, NEVER_DAYS, RECENCY_MAX_DAYS, TREND_DAYS, WINDOWS_DAYS
+from worker.recall.risk.features import NAMES, NEVER_DAYS, RECENCY_MAX_DAYS, SCALE, TREND_DAYS, WINDOWS_DAYS
+from worker.recall.risk.scorer import RHYTHM
 from worker.recall.tiers import Tier
 from worker.recall.windows import CHANNELS, DAYS_KEPT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from worker.recall.risk.model import Scorer
+    from worker.recall.lifetime.history import History
+    from worker.recall.risk.scorer import Scorer
 
     Wording = Callable[[Mapping[str, float], Mapping[str, float]], str]
     """Takes a customer's features and the averages, by name."""
@@ -40,18 +42,19 @@ _NOUNS: Final = {
 }
 
 
-def factors(scorer: Scorer, features: Sequence[float], top: int = 3) -> list[dict[str, Any]]:
+def factors(scorer: Scorer, seen: Sequence[int], history: History, top: int = 3) -> list[dict[str, Any]]:
     """Return the `top` factors that moved the score most, up or down, greatest first, as `schemas.commands.Factor`."""
     groups: dict[str, list[tuple[str, float]]] = {}
-    for name, contribution in scorer.contributions(features):
+    for name, contribution in scorer.contributions(seen, history):
         groups.setdefault(_WORDINGS[name][0], []).append((name, contribution))
     sums = [(sum(contribution for _, contribution in members), members) for members in groups.values()]
     sums.sort(key=lambda group: -abs(group[0]))
-    seen, means = dict(zip(NAMES, features, strict=True)), dict(zip(NAMES, scorer.means, strict=True))
+    features = {name: value / SCALE for name, value in zip(NAMES, seen, strict=True)}
+    means = {name: mean / SCALE for name, mean in zip(NAMES, scorer.means, strict=True)}
     told = []
     for total, members in sums[:top]:
         name = max(members, key=lambda member: member[1] if total > 0 else -member[1])[0]
-        told.append({"feature": name, "contribution": round(total, 6), "text": _WORDINGS[name][1](seen, means)})
+        told.append({"feature": name, "contribution": round(total, 6), "text": _WORDINGS[name][1](features, means)})
     return told
 
 
@@ -158,6 +161,7 @@ def _wordings() -> Iterator[tuple[str, str, Wording]]:
     for tier in Tier:
         yield f"tier_{tier.label}", "tier", partial(_tier, tier)
     yield "tier_age", "tier", _tier_age
+    yield RHYTHM, "rhythm", lambda _seen, _means: "the rhythm of orders so far"
 
 
 _WORDINGS: Final = {name: (group, wording) for name, group, wording in _wordings()}

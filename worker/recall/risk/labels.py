@@ -1,46 +1,58 @@
-"""What came of a customer, when it is known, and how an example waits for it."""
+"""What came of a customer, when it is known, and how what was seen of him waits for it."""
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from typing import TYPE_CHECKING, Final
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker.recall.days import LATENESS_MS
+from worker.recall.lifetime.history import History
 from worker.recall.risk.features import NAMES, SCHEMA_HASH
+from worker.recall.risk.scorer import Predictions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from worker.recall.days import Days
     from worker.recall.profile import Profile
 
 ID_BYTES: Final = 16
+NONE: Final = -1
+"""In a packed sighting."""
+_MILLION: Final = 1_000_000
 _MARK: Final = bytes.fromhex(SCHEMA_HASH)[:4]
-_PACKED: Final = struct.Struct(f"<4s{len(NAMES)}h")
+_SIGHTING: Final = struct.Struct(f"<4sB4i{len(NAMES)}h")
+_FORECAST: Final = struct.Struct("<HI4i")
 
 
-def due(t_day: int, horizon_days: int, days: Days) -> int:
+def due(t_day: int, horizon_days: int, days: Days, lateness_ms: int = LATENESS_MS) -> int:
     """Return when the label of an example of day `t_day` is due: the horizon's end and the lateness, in ms."""
-    return days.start(t_day + horizon_days) + LATENESS_MS
+    return days.start(t_day + horizon_days) + lateness_ms
 
 
-def label_day(t_day: int, horizon_days: int, days: Days) -> int:
+def label_day(t_day: int, horizon_days: int, days: Days, lateness_ms: int = LATENESS_MS) -> int:
     """Return the day on which the label is due."""
-    return days.of(due(t_day, horizon_days, days))
+    return days.of(due(t_day, horizon_days, days, lateness_ms))
 
 
 def no_order(profile: Profile, t_day: int, horizon_days: int, days: Days) -> int:
     """Return the label: 1 where no order that stands came in (start of `t_day`, `horizon_days` later].
 
-    To be asked when it is due: the row keeps the latest orders only.
+    Right for horizons up to a year; an order displaced from the latest ones is known by its day, which is enough.
     """
     start, end = days.start(t_day), days.start(t_day + horizon_days)
-    return int(not any(start < order.at <= end and not order.cancelled for order in profile.account.latest_orders))
+    for order in profile.account.latest_orders:
+        if start < order.at <= end and not order.cancelled:
+            return 0
+    earlier = profile.account.earlier_order_days
+    place = bisect_left(earlier, t_day)
+    return int(not (place < len(earlier) and earlier[place] < t_day + horizon_days))
 
 
 def example_id(salt: str, user_key: bytes, t_day: int) -> str:
-    """Return the id of an example; without the salt it does not lead back to the user.
+    """Return the id of an example or a summary; without the salt it does not lead back to the user.
 
     >>> example_id("salt", b"user-1", 20_000)
     'c4bc2dd110778e055cd596ff90bd738b'
@@ -49,14 +61,47 @@ def example_id(salt: str, user_key: bytes, t_day: int) -> str:
     return hashlib.blake2b(told, digest_size=ID_BYTES).hexdigest()
 
 
-def pack(thousandths: Sequence[int]) -> bytes:
-    """Return features as they lie beside the row: a mark of the schema, then two bytes each."""
-    return _PACKED.pack(_MARK, *thousandths)
+class Forecast(NamedTuple):
+    """What a snapshot said of a user."""
+
+    version: int
+    predictions: Predictions
 
 
-def unpack(packed: bytes) -> list[int] | None:
+class Sighting(NamedTuple):
+    """What was seen of a user on a day; lies beside the row until its last label is due."""
+
+    tier: int
+    history: History
+    lead_days: int | None
+    """See `schemas.training.Example`."""
+    features: Sequence[int]
+    """In thousandths."""
+    forecasts: Mapping[int, Forecast]
+    """By horizon in days."""
+
+
+def pack(sighting: Sighting) -> bytes:
+    """Return a sighting in some 250 bytes: a mark of the schema of features, two bytes for each, what was predicted."""
+    lead_days = NONE if sighting.lead_days is None else sighting.lead_days
+    packed = _SIGHTING.pack(_MARK, sighting.tier, *sighting.history, lead_days, *sighting.features)
+    for horizon_days, (version, predictions) in sighting.forecasts.items():
+        millionths = [NONE if p is None else round(p * _MILLION) for p in predictions]
+        packed += _FORECAST.pack(horizon_days, version, *millionths)
+    return packed
+
+
+def unpack(packed: bytes) -> Sighting | None:
     """Return exactly what was packed; None where that was under another schema of features."""
-    if len(packed) != _PACKED.size:
+    size = _SIGHTING.size
+    if packed[: len(_MARK)] != _MARK or len(packed) < size or (len(packed) - size) % _FORECAST.size:
         return None
-    mark, *values = _PACKED.unpack(packed)
-    return values if mark == _MARK else None
+    _, tier, repeats, recency_days, age_days, lead_days, *features = _SIGHTING.unpack_from(packed)
+    forecasts = {}
+    for horizon_days, version, model, bgnbd, recency, constant in _FORECAST.iter_unpack(packed[size:]):
+        predictions = Predictions(
+            model / _MILLION, None if bgnbd == NONE else bgnbd / _MILLION, recency / _MILLION, constant / _MILLION
+        )
+        forecasts[horizon_days] = Forecast(version, predictions)
+    history = History(repeats, recency_days, age_days)
+    return Sighting(tier, history, None if lead_days == NONE else lead_days, features, forecasts)

@@ -96,7 +96,7 @@ class Scorer:
         self.version = snapshot.version
         self.horizon_days = snapshot.horizon_days
         self.lifetime = lifetime
-        self.cut_points = None if snapshot.cut_points is None else _cut_points(snapshot.cut_points)
+        self.cut_points = None if snapshot.cut_points is None else cut_points_of(snapshot.cut_points)
         self.alert_above = snapshot.alert_above
         self.means = [0.0] * len(NAMES) if learner is None else [mean * SCALE for mean in learner.means]
         """Of the customers learned from, by feature, in thousandths; 0 before the first."""
@@ -167,7 +167,8 @@ def _slopes(learner: Logistic) -> list[float]:
     ]
 
 
-def _cut_points(cut_points: CutPoints) -> rfm.CutPoints:
+def cut_points_of(cut_points: CutPoints) -> rfm.CutPoints:
+    """Return cut points as scores are made from them."""
     r, f, m = cut_points.recency_days, cut_points.frequency, cut_points.monetary
     return rfm.CutPoints(
         cut_points.version, (r[0], r[1], r[2], r[3]), (f[0], f[1], f[2], f[3]), (m[0], m[1], m[2], m[3])

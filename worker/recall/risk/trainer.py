@@ -1,11 +1,19 @@
 """The one place where the model learns: from the records of `churn-training`, in an order that they alone determine.
 
-A label day is learned as a whole, once every source partition has closed it: its examples by id, each once. So the
-weights are a function of the set of records, however the partitions' lines were woven into one. Every few label days a
-snapshot goes out, with the adoptions that bring it into force.
+There is one trainer for each horizon. A label day is learned as a whole, once every source partition has closed it: its
+examples by id, each once, and the days one after the other, however many close at the same time. What was predicted is
+measured first, then baselines and learner learn. Every four weeks BG/NBD, Gamma-Gamma and the population's quintiles
+are fitted to the summaries of the four weeks before. So weights, fits and figures are a function of the set of records,
+however the partitions' lines were woven into one. Every few label days a snapshot goes out, with the adoptions that
+bring it into force.
 
-A snapshot is all that a restart needs: it says from which offset on the topic has to be read again, the lowest of all
-records that had not been learned from.
+A snapshot, and the sums behind its figures, are all that a restart needs: it says from which offset on the topic has to
+be read again, the lowest of all records that had not been learned from or are to be fitted to yet.
+
+A shop begins without a label. Nothing is predicted before BG/NBD can be fitted, which needs 200 histories and no label;
+then it alone is the prior, for the first labels are known a horizon later. From 500 of them on the learner has its
+share: one half, or all where BG/NBD could not be fitted. Weights of the two that were learned too (stacking), and a
+calibration after them (Platt's), were measured on all data sets and were better on none than the plain mean of logits.
 """
 
 from array import array
@@ -17,22 +25,70 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
-from schemas.snapshots import Snapshot
+from schemas.snapshots import MeasuresRecord, Snapshot
 from schemas.topics import CONTROL, MODEL
 from schemas.values import AMOUNT_LIMIT, rfc3339
-from worker.recall.days import Days
+from worker.recall.days import LATENESS_MS, Days
+from worker.recall.lifetime.history import History
+from worker.recall.lifetime.worth import Lifetime
+from worker.recall.rfm import CutPoints, Rfm, quintiles
 from worker.recall.risk import labels
+from worker.recall.risk.baselines import Baselines
 from worker.recall.risk.features import NAMES, SCHEMA_HASH
-from worker.recall.risk.metrics import Prequential
-from worker.recall.risk.model import Model, RiverModel, SnapshotError, check_schema
+from worker.recall.risk.metrics import Measures, Outcome
+from worker.recall.risk.model import Model, RiverModel
+from worker.recall.risk.scorer import Predictions, SnapshotError, check_schema, cut_points_of, read_lifetime
+from worker.recall.risk.vectorised import VectorisedModel
 from worker.stream.processor import Output
 
 ADOPTED_AFTER_DAYS: Final = 2
 """From its label day to the day on whose start a snapshot comes into force: ahead of every partition's clock."""
+REFIT_DAYS: Final = 28
+"""How often lifetimes and quintiles are fitted, and of how many days the summaries are: each user's comes once."""
+LEARNER_SHARE: Final = 0.5
+"""Of the logit, once there are labels enough."""
 NONE_YET: Final = -1
+
+LEARNERS: Final[dict[str, type[RiverModel] | type[VectorisedModel]]] = {
+    "river": RiverModel,
+    "vectorised": VectorisedModel,
+}
 
 _Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{8,64}\Z")]
 _Count = Annotated[int, Meta(ge=0, lt=2**53)]
+_Probability = Annotated[float, Meta(ge=0, le=1)]
+
+
+class _History(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """See `schemas.training.PurchaseHistory`."""
+
+    repeats: _Count
+    recency_days: _Count
+    age_days: _Count
+
+    def read(self) -> History:
+        return History(self.repeats, self.recency_days, self.age_days)
+
+
+class _Predicted(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """See `schemas.training.Predicted`."""
+
+    version: _Count
+    model: _Probability
+    bgnbd: _Probability | None
+    recency: _Probability
+    constant: _Probability
+
+    def read(self) -> Predictions:
+        return Predictions(self.model, self.bgnbd, self.recency, self.constant)
+
+
+class _Values(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """See `schemas.training.Values`."""
+
+    r: _Count
+    f: _Count
+    m: Annotated[int, Meta(gt=-(2**53), lt=2**53)]
 
 
 class _Example(Struct, frozen=True, gc=False, tag_field="kind", tag="example", forbid_unknown_fields=True):
@@ -49,6 +105,20 @@ class _Example(Struct, frozen=True, gc=False, tag_field="kind", tag="example", f
     tier: Literal["high", "potential", "marginal", "silent", "new"]
     features: list[float]
     schema_hash: _Hash
+    history: _History
+    predicted: _Predicted | None
+    lead_days: _Count | None
+
+
+class _Summary(Struct, frozen=True, gc=False, tag_field="kind", tag="summary", forbid_unknown_fields=True):
+    """See `schemas.training.Summary`."""
+
+    id: _Hash
+    t: date
+    history: _History
+    orders: _Count
+    mean_value: float
+    rfm: _Values | None
 
 
 class _DayClosed(Struct, frozen=True, gc=False, tag_field="kind", tag="day_closed", forbid_unknown_fields=True):
@@ -59,22 +129,32 @@ class _DayClosed(Struct, frozen=True, gc=False, tag_field="kind", tag="day_close
     partitions: _Count
 
 
-_decode = msgspec.json.Decoder(_Example | _DayClosed).decode
+_decode = msgspec.json.Decoder(_Example | _Summary | _DayClosed).decode
 
 
 class _Lesson(NamedTuple):
-    y: int
-    weight: float
+    outcome: Outcome
+    days_since_order: int
     features: "array[float]"
     """As doubles: a third of what a list takes."""
+
+
+class _Purchases(NamedTuple):
+    history: History
+    orders: int
+    mean_value: float
+    rfm: Rfm | None
 
 
 class Trainer:
     """Takes the records of the training topic in the order of their offsets; pure but for its own state.
 
     What it did not learn from is in `counts`, by reason: `malformed`, `schema`, `horizon`, `label day`, `partitions`
-    (the record does not fit this trainer), `weight 0`, `duplicate`, and `late` (the label day had been learned; after a
-    restart these are also the records learned from before and read again).
+    (the record does not fit this trainer), `weight 0`, `duplicate`, `late` (the label day had been learned, or the
+    summary's four weeks are over; after a restart these are also the records learned from before and read again), and
+    `not fitted` (days on which lifetimes could not be fitted).
+
+    `notes` say what of the snapshot could not be gone on from.
     """
 
     def __init__(
@@ -84,38 +164,87 @@ class Trainer:
         partitions: int,
         days: Days,
         snapshot: Snapshot | None = None,
+        measures: MeasuresRecord | None = None,
+        last_version: int = 0,
+        learner: Literal["river", "vectorised"] = "river",
+        lateness_ms: int = LATENESS_MS,
         publish_days: int = 7,
         labels_min: int = 500,
+        summaries_min: int = 200,
     ) -> None:
-        """Begin anew, or where a snapshot stands; `labels_min` examples are learned before the first is published."""
+        """Begin anew, or where a snapshot and its sums stand; a version up to `last_version` is not given again.
+
+        From `labels_min` examples on the learner has its share, and to `summaries_min` histories lifetimes are fitted.
+
+        Raises:
+            SnapshotError: where the snapshot is of another horizon.
+
+        """
         self.counts: Counter[str] = Counter()
-        self._horizon_days = horizon_days
+        self.notes: list[str] = []
+        self.horizon_days = horizon_days
         self._days = days
+        self._lateness_ms = lateness_ms
         self._publish_days = publish_days
         self._labels_min = labels_min
-        self._model: Model
-        if snapshot is None:
-            self._model, self._metrics = RiverModel(), Prequential()
-            self._version = self._learned = self._next_offset = 0
-            self._learned_day = self._published_day = NONE_YET
-        else:
-            check_schema(snapshot)
-            if snapshot.horizon_days != horizon_days:
-                raise SnapshotError(
-                    f"snapshot {snapshot.version}: horizon_days = {snapshot.horizon_days}: allowed is {horizon_days}, "
-                    "the horizon that is set; learn anew for another one"
-                )
-            self._model = RiverModel.from_json(snapshot.model)
-            self._metrics = Prequential.from_json(snapshot.metrics.get("sums"))
-            self._version = snapshot.version
-            self._learned = snapshot.learned
-            self._learned_day = self._published_day = days.number(snapshot.created_label_day)
-            self._next_offset = snapshot.resume_offset
+        self._summaries_min = summaries_min
+        self._model: Model = LEARNERS[learner]()
+        self._baselines, self._measures = Baselines(), Measures()
+        self._lifetime: Lifetime | None = None
+        self._cut_points: CutPoints | None = None
+        self._version = last_version
+        self._learned = self._next_offset = 0
+        self._learned_day = self._published_day = NONE_YET
+        self._changed = False
+        """Since the last snapshot."""
+        if snapshot is not None:
+            self._go_on(snapshot, measures, learner)
         self._closed = [self._learned_day] * partitions
         self._lessons: dict[int, dict[str, _Lesson]] = {}
         """By label day and id."""
+        self._summaries: dict[int, dict[str, _Purchases]] = {}
+        """By day and id, of the four weeks that are not fitted to yet."""
         self._first_offsets: dict[int, int] = {}
-        """By label day, the lowest offset of a record about it."""
+        """By label day, the lowest offset of an example of it or of its close."""
+        self._summary_offsets: dict[int, int] = {}
+        """By day, the lowest offset of a summary of it."""
+
+    def _go_on(self, snapshot: Snapshot, measures: MeasuresRecord | None, learner: str) -> None:
+        """Take up what can be taken up; what cannot be read begins anew, under versions that go on."""
+        if snapshot.horizon_days != self.horizon_days:
+            raise SnapshotError(
+                f"snapshot {snapshot.version}: horizon_days = {snapshot.horizon_days}: allowed is "
+                f"{self.horizon_days}, the horizon that is learned"
+            )
+        self._version = max(self._version, snapshot.version)
+        self._learned_day = self._published_day = self._days.number(snapshot.created_label_day)
+        self._next_offset = snapshot.resume_offset
+        try:
+            check_schema(snapshot)
+            if snapshot.model is not None:
+                self._model = LEARNERS[learner].from_json(snapshot.model)
+            self._learned = snapshot.learned
+        except ValueError as error:
+            self.notes.append(f"the learner begins anew: {error}")
+            self._published_day, self._changed = NONE_YET, True  # for workers that refuse the last one
+        if snapshot.lifetime is not None:
+            try:
+                self._lifetime = read_lifetime(snapshot.lifetime)
+            except ValueError as error:
+                self.notes.append(f"lifetimes are fitted anew: snapshot {snapshot.version}: {error}")
+        if snapshot.cut_points is not None:
+            self._cut_points = cut_points_of(snapshot.cut_points)
+        try:
+            self._baselines = Baselines.from_json(snapshot.baselines)
+        except ValueError as error:
+            self.notes.append(f"the baselines begin anew: snapshot {snapshot.version}: {error}")
+        if measures is None or measures.version != snapshot.version:
+            self.notes.append(f"the figures begin anew: snapshot {snapshot.version}: its sums are not there")
+            return
+        try:
+            self._measures = Measures.from_json(measures.sums)
+        except ValueError as error:
+            self.notes.append(f"the figures begin anew: snapshot {snapshot.version}: {error}")
 
     @property
     def version(self) -> int:
@@ -125,23 +254,26 @@ class Trainer:
     @property
     def resume_offset(self) -> int:
         """The lowest offset that a snapshot of now would have to be read on from."""
-        return min(self._first_offsets.values(), default=self._next_offset)
+        return min([*self._first_offsets.values(), *self._summary_offsets.values()], default=self._next_offset)
 
-    def report(self) -> dict[str, float]:
-        """Return the figures of the model and the constant, as of now."""
-        return self._metrics.report()
+    def report(self) -> dict[str, Any]:
+        """Return the figures of the model and the baselines, as of now."""
+        return self._measures.report()
 
     def take(self, offset: int, value: bytes) -> list[Output]:
-        """Take a record; return the snapshots that it completes, each with its adoptions."""
+        """Take a record; return the snapshots that it completes, each after its sums and before its adoptions."""
         self._next_offset = offset + 1
         try:
             record = _decode(value)
         except (ValueError, RecursionError):
             self.counts["malformed"] += 1
             return []
-        if isinstance(record, _DayClosed):
+        if type(record) is _DayClosed:
             return self._close(offset, record)
-        self._keep(offset, record)
+        if type(record) is _Summary:
+            self._keep_summary(offset, record)
+        elif type(record) is _Example:
+            self._keep(offset, record)
         return []
 
     def _keep(self, offset: int, example: _Example) -> None:
@@ -150,22 +282,47 @@ class Trainer:
         if reason is not None:
             self.counts[reason] += 1
             return
-        lesson = _Lesson(example.y, example.weight, array("d", example.features))
-        lessons = self._lessons.setdefault(label_day, {})
-        known = lessons.get(example.id)
-        if known is not None:
-            self.counts["duplicate"] += 1
-        # Which one came first must not matter, should two of an id differ.
-        lessons[example.id] = lesson if known is None else min(known, lesson)
+        history, predicted = example.history, example.predicted
+        outcome = Outcome(
+            example.y,
+            example.weight,
+            None if predicted is None else predicted.read(),
+            example.tier,
+            example.holdout,
+            example.lead_days,
+        )
+        lesson = _Lesson(outcome, history.age_days - history.recency_days, array("d", example.features))
+        self._add(self._lessons.setdefault(label_day, {}), example.id, lesson)
         self._first_offsets.setdefault(label_day, offset)
+
+    def _keep_summary(self, offset: int, summary: _Summary) -> None:
+        t_day = self._days.number(summary.t)
+        if t_day <= self._fitted_to:
+            self.counts["late"] += 1
+            return
+        rfm = None if summary.rfm is None else Rfm(summary.rfm.r, summary.rfm.f, summary.rfm.m)
+        purchases = _Purchases(summary.history.read(), summary.orders, summary.mean_value, rfm)
+        self._add(self._summaries.setdefault(t_day, {}), summary.id, purchases)
+        self._summary_offsets.setdefault(t_day, offset)
+
+    def _add(self, known: dict[str, Any], name: str, taken: _Lesson | _Purchases) -> None:
+        """Keep what was taken by its id, once; should two of an id differ, which one came first must not matter."""
+        before = known.get(name)
+        if before is None:
+            known[name] = taken
+            return
+        self.counts["duplicate"] += 1
+        if taken != before:
+            known[name] = min(before, taken, key=repr)
 
     def _refusal(self, example: _Example, label_day: int) -> str | None:
         if example.schema_hash != SCHEMA_HASH or len(example.features) != len(NAMES):
             return "schema"
-        if example.horizon_days != self._horizon_days:
+        if example.horizon_days != self.horizon_days:
             return "horizon"
         try:
-            due = labels.label_day(self._days.number(example.t), self._horizon_days, self._days)
+            t_day = self._days.number(example.t)
+            due = labels.label_day(t_day, self.horizon_days, self._days, self._lateness_ms)
         except (ValueError, OverflowError):  # at the ends of the calendar
             return "label day"
         if label_day != due:
@@ -185,61 +342,141 @@ class Trainer:
         self._closed[closed.partition] = max(self._closed[closed.partition], day)
         complete = min(self._closed)
         outputs: list[Output] = []
-        for label_day in sorted(other for other in self._lessons if other <= complete):
-            self._learn(label_day)
-            self._pass(label_day)
-            if self._is_due(label_day):
-                outputs += self._publish(label_day)
-        self._pass(complete)
+        for over in range(self._first_day(complete), complete + 1):
+            self._learn(over)
+            self._refit(over)
+            self._pass(over)
+            if self._is_due(over):
+                outputs += self._publish(over)
         return outputs
 
-    def _learn(self, label_day: int) -> None:
-        """Measure what the model as it stands says of the day, then learn it.
+    def _first_day(self, complete: int) -> int:
+        """Return the first day that is not learned; at the beginning, the first of which anything is known."""
+        if self._learned_day != NONE_YET:
+            return self._learned_day + 1
+        return max(0, min([complete, *self._lessons, *self._summaries]))
 
-        It has learned up to the day before; the snapshot that customers were scored with is older by the horizon.
-        """
-        lessons = [lesson for _, lesson in sorted(self._lessons.pop(label_day).items())]
-        if self._learned >= self._labels_min:
-            for y, weight, features in lessons:
-                self._metrics.add(self._model.predict(features), y, weight)
-        for y, weight, features in lessons:
-            self._model.learn(features, y, weight)
-            self._metrics.observe(y, weight)
+    def _learn(self, label_day: int) -> None:
+        """Measure what was predicted of the customers of the day, then learn what came of them."""
+        lessons = [lesson for _, lesson in sorted(self._lessons.pop(label_day, {}).items())]
+        if not lessons:
+            return
+        self._measures.take(label_day, [lesson.outcome for lesson in lessons])
+        for outcome, days_since_order, features in lessons:
+            self._baselines.learn(days_since_order, outcome.y, outcome.weight)
+            self._model.learn(features, outcome.y, outcome.weight)
         self._learned += len(lessons)
+        self._changed = True
+
+    @property
+    def _fitted_to(self) -> int:
+        """Return the last day whose summaries no fit to come looks at."""
+        fitted_day = NONE_YET if self._lifetime is None else self._lifetime.fitted_day
+        return max(fitted_day, self._learned_day + 1 - REFIT_DAYS)
+
+    def _refit(self, day: int) -> None:
+        """Fit to the last four weeks, where as many have passed since the last time and enough was seen in them."""
+        if self._lifetime is not None and day < self._lifetime.fitted_day + REFIT_DAYS:
+            return
+        past = [t_day for t_day in self._summaries if day - REFIT_DAYS < t_day <= day]
+        if sum(len(self._summaries[t_day]) for t_day in past) < self._summaries_min:
+            return
+        purchases = [taken for _, taken in sorted(item for t_day in past for item in self._summaries[t_day].items())]
+        from worker.recall.lifetime.fit import fit  # noqa: PLC0415 - SciPy, which workers without a trainer never load
+
+        try:
+            self._lifetime = fit([taken[:3] for taken in purchases], day)
+        except ValueError:
+            self.counts["not fitted"] += 1
+            return
+        scored = [taken.rfm for taken in purchases if taken.rfm is not None]
+        if len(scored) >= self._summaries_min:
+            found = quintiles(f"quintiles-{self._days.date(day)}", scored)
+            self._cut_points = found or self._cut_points
+        self._changed = True
 
     def _pass(self, day: int) -> None:
         """Leave a day behind, and what was known of it and of those before."""
-        self._learned_day = max(self._learned_day, day)
+        self._learned_day = day
         for other in [other for other in self._first_offsets if other <= day]:
             del self._first_offsets[other]
+        fitted_to = self._fitted_to
+        for other in [other for other in self._summaries if other <= fitted_to]:
+            del self._summaries[other], self._summary_offsets[other]
 
-    def _is_due(self, label_day: int) -> bool:
+    def _share(self) -> float | None:
+        """Return the learner's share of the logit; None while nothing can be said."""
         if self._learned < self._labels_min:
-            return False
-        return self._published_day == NONE_YET or label_day >= self._published_day + self._publish_days
+            return None if self._lifetime is None else 0.0
+        return 1.0 if self._lifetime is None else LEARNER_SHARE
 
-    def _publish(self, label_day: int) -> list[Output]:
+    def _is_due(self, day: int) -> bool:
+        if not self._changed or self._share() is None:
+            return False
+        return self._published_day == NONE_YET or day >= self._published_day + self._publish_days
+
+    def _publish(self, day: int) -> list[Output]:
         self._version += 1
-        self._published_day = label_day
-        snapshot = {
+        self._published_day = day
+        self._changed = False
+        sums = {
+            "kind": "measures",
             "version": self._version,
-            "created_label_day": self._days.date(label_day),
+            "horizon_days": self.horizon_days,
+            "sums": self._measures.to_json(),
+        }
+        snapshot = {
+            "kind": "snapshot",
+            "version": self._version,
+            "created_label_day": self._days.date(day),
             "learned": self._learned,
-            "horizon_days": self._horizon_days,
+            "horizon_days": self.horizon_days,
             "schema_hash": SCHEMA_HASH,
-            "features": NAMES,
-            "model": self._model.to_json(),
-            "metrics": {**self._metrics.report(), "sums": self._metrics.to_json()},
+            "model": self._model.to_json() if self._learned else None,
+            "learner_share": self._share(),
+            "lifetime": self._lifetime and _lifetime_json(self._lifetime, self._days),
+            "baselines": self._baselines.to_json(),
+            "alert_above": self._measures.alert_above(),
+            "metrics": self._measures.report(),
             "resume_offset": self.resume_offset,
-            "cut_points": None,
+            "cut_points": self._cut_points and _cut_points_json(self._cut_points),
+            "choice_priors": None,
         }
         adoption: dict[str, Any] = {
             "kind": "adopt_snapshot",
-            "effective_at": rfc3339(self._days.start(label_day + ADOPTED_AFTER_DAYS)),
+            "effective_at": rfc3339(self._days.start(day + ADOPTED_AFTER_DAYS)),
+            "horizon_days": self.horizon_days,
             "version": self._version,
         }
         value = orjson.dumps(adoption)
+        key = f"{self.horizon_days}/{self._version}".encode()
+        sums_key = f"{self.horizon_days}/measures/{self._version % 2}".encode()
         return [
-            Output(MODEL, str(self._version).encode(), orjson.dumps(snapshot)),
+            Output(MODEL, sums_key, orjson.dumps(sums)),
+            Output(MODEL, key, orjson.dumps(snapshot)),
             *(Output(CONTROL, None, value, partition=partition) for partition in range(len(self._closed))),
         ]
+
+
+def _lifetime_json(lifetime: Lifetime, days: Days) -> dict[str, Any]:
+    purchases, spend = lifetime.purchases, lifetime.spend
+    return {
+        "r": purchases.r,
+        "alpha": purchases.alpha,
+        "a": purchases.a,
+        "b": purchases.b,
+        "p": spend and spend.p,
+        "q": spend and spend.q,
+        "v": spend and spend.v,
+        "fitted_day": days.date(lifetime.fitted_day),
+        "histories": lifetime.histories,
+    }
+
+
+def _cut_points_json(cut_points: CutPoints) -> dict[str, Any]:
+    return {
+        "version": cut_points.version,
+        "recency_days": cut_points.r,
+        "frequency": cut_points.f,
+        "monetary": cut_points.m,
+    }
