@@ -1,59 +1,51 @@
-"""What every model has to keep, and that workers score what the trainer learned."""
+"""What every learner has to keep, and that all of them learn the same."""
 
-import random
-from math import exp, log
+from math import inf, isfinite, log, nan
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from learners import MODELS, examples, taught
 
-from schemas.snapshots import Snapshot
-from worker.recall.risk.features import NAMES, SCHEMA_HASH
-from worker.recall.risk.model import PRIOR, RiverModel, Scorer, SnapshotError
+from worker.recall.risk.features import NAMES
+from worker.recall.risk.model import PRIOR, RiverModel
+from worker.recall.risk.vectorised import VectorisedModel
 
-MODELS = [RiverModel]
+N = len(NAMES)
+LISTS = ("weights", "means", "variances", "squares")
 
-
-def examples(n, seed=1):
-    """Draw customers of whom three features tell something, one nothing, the rest are always the same."""
-    draw = random.Random(seed)
-    for _ in range(n):
-        features = [0.0] * len(NAMES)
-        for i in (0, 10, 40, 70):
-            features[i] = round(draw.expovariate(1), 3)
-        features[99] = round(draw.gauss(8, 3), 3)
-        features[50] = 0.693 * (draw.random() < 0.003)
-        logit = features[0] - 2 * features[10] + 0.3 * (features[99] - 8)
-        yield features, int(draw.random() < 1 / (1 + exp(-logit))), draw.choice((1.0, 1.0, 3.0))
+every_model = pytest.mark.parametrize("make", MODELS)
 
 
-def taught(make, n=800):
-    model = make()
-    for features, y, weight in examples(n):
+def written(model):
+    return orjson.dumps(model.to_json())
+
+
+def read(make, data):
+    return make.from_json(orjson.loads(data))
+
+
+@st.composite
+def streams(draw):
+    """Customers of whom a few features are not 0, up to the greatest that a row holds, each with label and weight."""
+    features = st.dictionaries(st.integers(0, N - 1), st.integers(-32_767, 32_767), max_size=6)
+    weights = st.sampled_from((1.0, 1.0, 0.25, 4.0, 64.0))
+    stream = draw(st.lists(st.tuples(features, st.integers(0, 1), weights), max_size=30))
+    return [([sparse.get(i, 0) / 1000 for i in range(N)], y, weight) for sparse, y, weight in stream]
+
+
+def learn(model, stream):
+    for features, y, weight in stream:
         model.learn(features, y, weight)
     return model
 
 
-def snapshot_of(learner, **changes):
-    fields = {
-        "version": 7,
-        "created_label_day": "2026-01-05",
-        "learned": 800,
-        "horizon_days": 30,
-        "schema_hash": SCHEMA_HASH,
-        "features": NAMES,
-        "model": learner.to_json(),
-        "metrics": {},
-        "resume_offset": 0,
-        "cut_points": None,
-    }
-    return Snapshot.model_validate_json(orjson.dumps(fields | changes))
-
-
-@pytest.mark.parametrize("make", MODELS)
+@every_model
 class TestEveryModel:
     def test_prior_before_anything_was_learned(self, make):
-        model = make()
-        assert model.predict([0.0] * len(NAMES)) == model.predict([3.0] * len(NAMES)) == PRIOR
+        for model in (make(), read(make, written(make()))):
+            assert model.predict([0.0] * N) == model.predict([3.0] * N) == PRIOR
 
     def test_learns_what_tells(self, make):
         model = taught(make, 2500)
@@ -65,69 +57,113 @@ class TestEveryModel:
 
     def test_predicting_changes_nothing(self, make):
         model = taught(make, 50)
-        before = orjson.dumps(model.to_json())
-        model.predict([1.0] * len(NAMES))
-        assert orjson.dumps(model.to_json()) == before
+        before = written(model)
+        model.predict([1.0] * N)
+        assert written(model) == before
 
+    def test_learned_state_is_a_function_of_the_examples_and_their_order(self, make):
+        stream = list(examples(60))
+        assert written(learn(make(), stream)) == written(learn(make(), stream))
+        assert written(learn(make(), stream)) != written(learn(make(), stream[::-1]))
+
+    @given(stream=streams(), cut=st.integers(0, 30))
+    @settings(max_examples=30, deadline=None)
+    def test_goes_on_from_a_snapshot_as_if_it_had_never_stopped(self, make, stream, cut):
+        whole = learn(make(), stream)
+        restored = learn(read(make, written(learn(make(), stream[:cut]))), stream[cut:])
+        assert written(restored) == written(whole)
+        assert restored.predict([1.0] * N) == whole.predict([1.0] * N)
+
+    @pytest.mark.parametrize("writer", MODELS)
     @pytest.mark.parametrize("n", [0, 1, 300])
-    def test_snapshot_restores_to_the_last_bit(self, make, n):
-        model = taught(make, n)
-        restored = make.from_json(snapshot_of(model).model)
-        for features, y, weight in examples(200, seed=3):
-            assert restored.predict(features) == model.predict(features)
-            model.learn(features, y, weight)
-            restored.learn(features, y, weight)
-        assert orjson.dumps(restored.to_json()) == orjson.dumps(model.to_json())
+    def test_reads_what_any_of_them_wrote_to_the_last_bit(self, make, writer, n):
+        snapshot = written(taught(writer, n))
+        assert written(read(make, snapshot)) == snapshot
 
     def test_weight_counts(self, make):
         features, y, _ = next(examples(1))
-        once, twice = taught(make, 100), taught(make, 100)
+        once, more = taught(make, 100), taught(make, 100)
         once.learn(features, y, 0.5)
-        twice.learn(features, y, 2.0)
-        assert (twice.predict(features) - once.predict(features)) * (y - 0.5) > 0
+        more.learn(features, y, 2.0)
+        assert (more.predict(features) - once.predict(features)) * (y - 0.5) > 0
 
-    def test_scorer_equals_it(self, make):
-        model = taught(make)
-        scorer = Scorer(snapshot_of(model))
-        for features, *_ in examples(300, seed=4):
-            probability = 1 / (1 + exp(-scorer.logit(features)))
-            assert probability == pytest.approx(model.predict(features), abs=1e-9)
-            assert scorer.score(features) == pytest.approx(model.predict(features), abs=6e-7)
-            assert scorer.score(features) == round(scorer.score(features), 6)
+    def test_feature_that_never_varied_moves_nothing(self, make):
+        model = taught(make, 300)
+        features, *_ = next(examples(1, seed=6))
+        assert features[60] == 1.099
+        same = model.predict(features)
+        features[60] = 30.0
+        assert model.predict(features) == same
+        assert model.to_json()["weights"][60] == model.to_json()["variances"][60] == 0.0
 
-    def test_contributions_sum_up_to_the_logit(self, make):
-        scorer = Scorer(snapshot_of(taught(make)))
-        for features, *_ in examples(50, seed=5):
-            told = scorer.contributions(features)
-            assert [name for name, _ in told] == list(NAMES)
-            assert scorer.intercept + sum(part for _, part in told) == pytest.approx(scorer.logit(features), abs=1e-9)
+    @given(stream=streams())
+    @settings(max_examples=30, deadline=None)
+    def test_stays_finite_whatever_comes(self, make, stream):
+        model = learn(make(), stream)
+        state = model.to_json()
+        assert all(map(isfinite, [state["intercept"], *(x for name in LISTS for x in state[name])]))
+        for value in (-32.767, 0.0, 32.767):
+            assert 0 <= model.predict([value] * N) <= 1
+
+    @pytest.mark.parametrize("n", [0, N - 1, N + 1])
+    def test_another_number_of_features_is_refused(self, make, n):
+        model = taught(make, 20)
+        before = written(model)
+        with pytest.raises(ValueError, match=r"zip\(\) argument|features: "):
+            model.predict([1.0] * n)
+        with pytest.raises(ValueError, match=r"zip\(\) argument|features: "):
+            model.learn([1.0] * n, 1, 1.0)
+        assert written(model) == before
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"kind": "forest"}, r"Invalid enum value 'forest' - at `\$\.kind`"),
+            ({"format": 2}, r"Invalid enum value 2 - at `\$\.format`"),
+            ({"weights": [0.0]}, f"weights: 1 numbers; allowed are as many as features, {N}"),
+            ({"means": ["a"]}, r"Expected `float`, got `str` - at `\$\.means"),
+            ({"means": [0.0] * (N - 1) + [nan]}, "means: nan; allowed are finite numbers"),
+            ({"weights": [-inf] + [0.0] * (N - 1)}, "weights: -inf; allowed are finite numbers"),
+            ({"variances": [-1.0] * N}, "variances: -1.0; allowed are finite numbers from 0"),
+            ({"squares": [inf] * N}, "squares: inf; allowed are finite numbers from 0"),
+            ({"intercept": nan}, "intercept: nan; allowed are finite numbers"),
+            ({"learned": -1}, "learned: -1; allowed are whole numbers from 0"),
+            ({"more": 1}, "unknown field `more`"),
+        ],
+    )
+    def test_model_of_another_form_is_refused(self, make, changes, said):
+        with pytest.raises(ValueError, match=f"model: .*{said}"):
+            make.from_json(make().to_json() | changes)
+
+    def test_state_is_small_enough_to_travel(self, make):
+        assert len(written(taught(make, 300))) < 90 * N + 200
 
 
-def test_extreme_features_stay_a_probability():
-    scorer = Scorer(snapshot_of(taught(RiverModel)))
-    scores = {scorer.score([sign * 1e6] * len(NAMES)) for sign in (1, -1)}
-    assert scores == {0.0, 1.0}
+def assert_same(one, other):
+    """Compare what was learned: to a billionth, or to what a billionth of a first step is."""
+    told, expected = one.to_json(), other.to_json()
+    assert told["learned"] == expected["learned"]
+    for name in ("intercept", *LISTS):
+        assert told[name] == pytest.approx(expected[name], rel=1e-9, abs=5e-11), name
 
 
-def test_another_schema_is_refused():
-    snapshot = snapshot_of(RiverModel(), schema_hash="0123456789abcdef")
-    with pytest.raises(SnapshotError, match=rf"snapshot 7: schema_hash = 0123456789abcdef: allowed is {SCHEMA_HASH}"):
-        Scorer(snapshot)
+class TestTwins:
+    def test_learn_the_same_from_a_long_stream(self):
+        river, vectorised = RiverModel(), VectorisedModel()
+        for i, (features, y, weight) in enumerate(examples(6000)):
+            if i % 20 == 0:
+                assert vectorised.predict(features) == pytest.approx(river.predict(features), rel=1e-9)
+            river.learn(features, y, weight)
+            vectorised.learn(features, y, weight)
+        assert_same(vectorised, river)
 
+    @given(stream=streams())
+    @settings(max_examples=60, deadline=None)
+    def test_learn_the_same_from_any_stream(self, stream):
+        assert_same(learn(VectorisedModel(), stream), learn(RiverModel(), stream))
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"kind": "forest"}, "kind"),
-        ({"format": 2}, "format"),
-        ({"weights": [0.0]}, "weights: 1 numbers; allowed are as many as features, 100"),
-        ({"means": ["a"]}, "means"),
-        ({"more": 1}, "more"),
-    ],
-)
-def test_model_of_another_form_is_refused(changes, said):
-    data = RiverModel().to_json() | changes
-    with pytest.raises(SnapshotError, match=said):
-        RiverModel.from_json(data)
-    with pytest.raises(SnapshotError, match=said):
-        Scorer(snapshot_of(RiverModel(), model=data))
+    @pytest.mark.parametrize(("first", "then"), [(RiverModel, VectorisedModel), (VectorisedModel, RiverModel)])
+    def test_one_goes_on_where_the_other_stopped(self, first, then):
+        stream = list(examples(1500))
+        handed_over = learn(read(then, written(learn(first(), stream[:700]))), stream[700:])
+        assert_same(handed_over, learn(first(), stream))
