@@ -9,13 +9,15 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.control import AdoptSnapshot, Control
-from schemas.snapshots import Snapshot
+from schemas.snapshots import MeasuresRecord, Snapshot, read_model
 from schemas.training import Training
 from worker.recall.days import Days
 from worker.recall.risk import labels
 from worker.recall.risk.features import NAMES, SCHEMA_HASH
-from worker.recall.risk.model import RiverModel, Scorer, SnapshotError
-from worker.recall.risk.trainer import Trainer
+from worker.recall.risk.baselines import Baselines
+from worker.recall.risk.model import RiverModel
+from worker.recall.risk.scorer import Scorer, SnapshotError
+from worker.recall.risk.trainer import REFIT_DAYS, Trainer
 
 DAYS = Days("Europe/Berlin")
 HORIZON = 30
@@ -23,11 +25,20 @@ PARTITIONS = 3
 FIRST_T = DAYS.number(dt.date(2025, 9, 10))  # the clocks go back 46 days later
 PUBLISH_DAYS = 3
 LABELS_MIN = 60
+SUMMARIES_MIN = 30
+SAID = 2 + PARTITIONS
+"""What goes out with a snapshot: its sums, itself, the adoptions."""
 
 
-def trainer(snapshot=None, **changes):
-    settings = {"publish_days": PUBLISH_DAYS, "labels_min": LABELS_MIN, "partitions": PARTITIONS} | changes
-    return Trainer(horizon_days=HORIZON, days=DAYS, snapshot=snapshot, **settings)
+def trainer(snapshot=None, measures=None, **changes):
+    settings = {
+        "publish_days": PUBLISH_DAYS,
+        "labels_min": LABELS_MIN,
+        "summaries_min": SUMMARIES_MIN,
+        "partitions": PARTITIONS,
+        "learner": "vectorised",
+    }
+    return Trainer(horizon_days=HORIZON, days=DAYS, snapshot=snapshot, measures=measures, **settings | changes)
 
 
 def example(t, user, draw=None, /, **changes):
@@ -46,6 +57,35 @@ def example(t, user, draw=None, /, **changes):
         "tier": "marginal",
         "features": features,
         "schema_hash": SCHEMA_HASH,
+        "history": history(draw),
+        "predicted": predicted(draw) if draw.random() < 0.8 else None,
+        "lead_days": draw.choice((None, None, 5, 12)),
+    }
+    return orjson.dumps(record | changes)
+
+
+def history(draw):
+    age = draw.randrange(1, 300)
+    recency = draw.randrange(age)
+    return {"repeats": draw.randrange(1, recency + 1) if recency else 0, "recency_days": recency, "age_days": age}
+
+
+def predicted(draw):
+    p = {name: round(draw.random(), 6) for name in ("model", "bgnbd", "recency", "constant")}
+    return {"version": 1, **p} | ({} if draw.random() < 0.7 else {"bgnbd": None})
+
+
+def summary(t, user, draw=None, /, **changes):
+    draw = draw or random.Random(user)
+    values = {"r": draw.randrange(200), "f": draw.randrange(2, 30), "m": draw.randrange(-500, 90_000)}
+    record = {
+        "kind": "summary",
+        "id": labels.example_id("salt", b"user-%d" % user, t),
+        "t": DAYS.date(t),
+        "history": history(draw),
+        "orders": draw.randrange(1, 9),
+        "mean_value": round(draw.uniform(500, 9000), 2),
+        "rfm": values if draw.random() < 0.8 else None,
     }
     return orjson.dumps(record | changes)
 
@@ -56,7 +96,7 @@ def closed(label_day, partition, **changes):
 
 
 def lines(days=40, seed=1):
-    """Return what each partition writes, by label day: examples in no order, then that the day is closed.
+    """Return what each partition writes, by day: examples and summaries in no order, then that the day is closed.
 
     The last partition has no customers, and some days no example; at the change of the clocks one label day has those
     of two days.
@@ -73,6 +113,9 @@ def lines(days=40, seed=1):
             where = by_day.get(labels.label_day(t, HORIZON, DAYS))
             if where is not None:
                 where[draw.randrange(PARTITIONS - 1)].append(example(t, user, draw))
+    for day in by_day:
+        for user in range(draw.randrange(4)):
+            by_day[day][draw.randrange(PARTITIONS - 1)].append(summary(day, user, draw))
     return by_day
 
 
@@ -101,16 +144,28 @@ def fed(learner, records):
     return [output for offset, value in records for output in learner.take(offset, value)]
 
 
+def model_of(outputs):
+    return [read_model(output.value) for output in outputs if output.topic == "churn-model"]
+
+
 def snapshots_of(outputs):
-    return [Snapshot.model_validate_json(output.value) for output in outputs if output.topic == "churn-model"]
+    return [record for record in model_of(outputs) if isinstance(record, Snapshot)]
+
+
+def published(outputs):
+    """Return every snapshot with its sums."""
+    records = model_of(outputs)
+    pairs = list(zip(records[1::2], records[::2], strict=True))
+    assert all(snapshot.version == sums.version for snapshot, sums in pairs)
+    return pairs
 
 
 def without_offsets(outputs):
-    snapshots = [orjson.loads(output.value) for output in outputs if output.topic == "churn-model"]
-    return [orjson.dumps({**snapshot, "resume_offset": 0}) for snapshot in snapshots]
+    records = [orjson.loads(output.value) for output in outputs if output.topic == "churn-model"]
+    return [orjson.dumps(record | {"resume_offset": 0}) for record in records]
 
 
-def test_weights_are_a_function_of_the_set():
+def test_what_is_published_is_a_function_of_the_set():
     by_day = lines()
     whole = fed(trainer(), woven(by_day, 0))
     assert len(snapshots_of(whole)) >= 5
@@ -121,48 +176,73 @@ def test_weights_are_a_function_of_the_set():
         assert set(learner.counts) == {"duplicate", "weight 0"}
 
 
+def test_one_partition_publishes_what_many_do():
+    by_day = lines()
+    whole = fed(trainer(), woven(by_day, 0))
+    records = []
+    for day, written in by_day.items():
+        records += [*itertools.chain(*written), closed(day, 0, partitions=1)]
+    assert without_offsets(fed(trainer(partitions=1), enumerate(records))) == without_offsets(whole)
+
+
+def test_days_that_close_together_are_learned_one_after_the_other():
+    by_day = lines()
+    whole = fed(trainer(), woven(by_day, 0))
+    queues = [[record for day, of in by_day.items() for record in (*of[p], closed(day, p))] for p in range(PARTITIONS)]
+    records = list(enumerate(itertools.chain(*queues)))
+    learner = trainer()
+    assert not fed(learner, records[: -len(by_day)]), "the last partition has closed nothing yet"
+    assert without_offsets(fed(learner, records[-len(by_day) :])) == without_offsets(whole)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_stop_anywhere_changes_nothing(seed):
-    records = woven(lines(), seed)
+    records = woven(lines(days=70), seed)
     whole = fed(trainer(), records)
-    for snapshot in snapshots_of(whole):
-        restarted = trainer(snapshot)
+    assert {snapshot.lifetime.fitted_day for snapshot in snapshots_of(whole) if snapshot.lifetime} != set()
+    for snapshot, sums in published(whole):
+        restarted = trainer(snapshot, sums)
+        assert restarted.notes == []
         assert restarted.resume_offset == snapshot.resume_offset
         later = fed(restarted, records[snapshot.resume_offset :])
-        assert later == whole[snapshot.version * (1 + PARTITIONS) :]
+        assert later == whole[snapshot.version * SAID :]
 
 
 def test_a_restart_that_reads_more_than_it_must_changes_nothing():
-    records = woven(lines(), 3)
+    records = woven(lines(days=70), 3)
     whole = fed(trainer(), records)
-    snapshot = snapshots_of(whole)[2]
-    restarted = trainer(snapshot)
-    assert fed(restarted, records) == whole[3 * (1 + PARTITIONS) :]
-    assert restarted.counts["late"] > 0
+    for snapshot, sums in published(whole)[::4]:
+        restarted = trainer(snapshot, sums)
+        assert fed(restarted, records) == whole[snapshot.version * SAID :]
+        assert restarted.counts["late"] > 0
 
 
 def test_a_trainer_that_learned_all_reads_on_behind_it():
-    records = woven(lines(days=6), 0)
+    records = [pair for pair in woven(lines(days=6), 0) if b"summary" not in pair[1]]
     learner = trainer()
     fed(learner, records)
-    assert learner.resume_offset == len(records)
+    assert learner.resume_offset == records[-1][0] + 1
 
 
 def test_outputs_keep_the_contracts():
     outputs = fed(trainer(), woven(lines(), 0))
-    assert [output.topic for output in outputs[: 1 + PARTITIONS]] == ["churn-model", *["control"] * PARTITIONS]
-    for i in range(0, len(outputs), 1 + PARTITIONS):
-        model, *adoptions = outputs[i : i + 1 + PARTITIONS]
-        snapshot = Snapshot.model_validate_json(model.value)
-        assert model.key == str(snapshot.version).encode()
-        assert snapshot.version == i // (1 + PARTITIONS) + 1
-        assert snapshot.learned >= LABELS_MIN
+    assert [output.topic for output in outputs[:SAID]] == ["churn-model"] * 2 + ["control"] * PARTITIONS
+    for i in range(0, len(outputs), SAID):
+        sums, model, *adoptions = outputs[i : i + SAID]
+        snapshot = read_model(model.value)
+        assert snapshot.version == i // SAID + 1
+        assert model.key == f"30/{snapshot.version}".encode()
+        assert sums.key == f"30/measures/{snapshot.version % 2}".encode()
+        told = read_model(sums.value)
+        assert isinstance(told, MeasuresRecord)
+        assert (told.version, told.horizon_days) == (snapshot.version, HORIZON)
         assert len(model.value) < 20_000
+        Scorer(snapshot)
         assert [(adoption.key, adoption.partition) for adoption in adoptions] == [(None, p) for p in range(PARTITIONS)]
         for adoption in adoptions:
             control = TypeAdapter(Control).validate_json(adoption.value)
             assert isinstance(control, AdoptSnapshot)
-            assert control.version == snapshot.version
+            assert (control.horizon_days, control.version) == (HORIZON, snapshot.version)
             comes = DAYS.start(DAYS.number(snapshot.created_label_day) + 2)
             assert control.effective_at.timestamp() * 1000 == comes
 
@@ -170,7 +250,7 @@ def test_outputs_keep_the_contracts():
 def test_publishes_every_few_label_days_from_the_first_with_enough_labels():
     made = [DAYS.number(snapshot.created_label_day) for snapshot in snapshots_of(fed(trainer(), woven(lines(), 0)))]
     assert all(later - earlier >= PUBLISH_DAYS for earlier, later in itertools.pairwise(made))
-    assert not snapshots_of(fed(trainer(labels_min=10_000), woven(lines(), 0)))
+    assert not snapshots_of(fed(trainer(labels_min=10_000, summaries_min=10_000), woven(lines(), 0)))
 
 
 def test_a_snapshot_is_small_whatever_the_weights():
@@ -183,10 +263,14 @@ def test_a_snapshot_is_small_whatever_the_weights():
             example(t, user, weight=draw.random() * 10, features=[round(draw.gauss(5, 4), 3) for _ in NAMES])
             for user in range(150)
         ]
-        records.append(closed(labels.label_day(t, HORIZON, DAYS), 0, partitions=1))
+        day = labels.label_day(t, HORIZON, DAYS)
+        records += [summary(day, user) for user in range(40)]
+        records.append(closed(day, 0, partitions=1))
         outputs += fed(learner, enumerate(records))
-    assert learner.report()["n"] == 7 * 150
-    assert max(len(output.value) for output in outputs) < 20_000
+    last = snapshots_of(outputs)[-1]
+    assert last.lifetime
+    assert last.cut_points
+    assert max(len(output.value) for output in outputs if not output.key or b"measures" not in output.key) < 20_000
 
 
 def test_nothing_is_learned_before_all_partitions_closed_the_day():
@@ -211,40 +295,140 @@ def test_late_examples_are_counted_and_left_out():
         outputs += late.take(offset, value)
         if outputs:
             late.take(offset, example(FIRST_T, 100_000, weight=1.0))
+            late.take(offset, summary(FIRST_T, 100_000))
     assert late.counts["late"] > 0
     assert without_offsets(outputs) == without_offsets(whole)
 
 
-def test_of_two_that_differ_under_one_id_the_order_does_not_choose():
+@pytest.mark.parametrize("kind", ["example", "summary"])
+def test_of_two_that_differ_under_one_id_the_order_does_not_choose(kind):
     day = labels.label_day(FIRST_T, HORIZON, DAYS)
-    pair = [example(FIRST_T, 1, y=y, weight=1.0) for y in (0, 1)]
+    if kind == "example":
+        pair = [example(FIRST_T, 1, y=y, weight=1.0) for y in (0, 1)]
+    else:
+        pair = [summary(day, 1, orders=orders, rfm=rfm) for orders, rfm in ((2, None), (9, {"r": 1, "f": 2, "m": 3}))]
     told = []
     for records in (pair, pair[::-1]):
-        outputs = fed(trainer(labels_min=1, partitions=1), enumerate([*records, closed(day, 0, partitions=1)]))
+        learner = trainer(labels_min=1, partitions=1, summaries_min=1)
+        outputs = fed(learner, enumerate([*records, closed(day, 0, partitions=1)]))
+        assert learner.counts == {"duplicate": 1}
         told.append(without_offsets(outputs))
-    assert told[0] == told[1]
+    assert told[0] == told[1] != []
 
 
-def test_figures_are_of_predictions_made_before_the_day_was_learned():
-    learner = trainer(partitions=1, labels_min=20)
-    model = RiverModel()
-    draw = random.Random(9)
-    squares = []
-    for day in range(5):
-        t = FIRST_T + day
-        records = sorted(
-            (example(t, user, draw, weight=1.0) for user in range(20)), key=lambda raw: orjson.loads(raw)["id"]
-        )
-        told = [orjson.loads(raw) for raw in records]
-        if day:
-            squares += [(model.predict(one["features"]) - one["y"]) ** 2 for one in told]
-        for one in told:
-            model.learn(one["features"], one["y"], 1.0)
-        fed(learner, enumerate([*records, closed(labels.label_day(t, HORIZON, DAYS), 0, partitions=1)]))
-    report = learner.report()
-    assert report["n"] == 80
-    assert report["brier"] == pytest.approx(sum(squares) / 80, abs=1e-6)
-    assert report["constant_brier"] > report["brier"] - 0.1
+# -- from nothing to a model -------------------------------------------------------------------------------------------
+
+
+def closing(learner, day, records=()):
+    """Let the only partition close a day with these records; return the snapshots."""
+    learner.at = getattr(learner, "at", 0)
+    outputs = []
+    for record in (*records, closed(day, 0, partitions=1)):
+        outputs += learner.take(learner.at, record)
+        learner.at += 1
+    return snapshots_of(outputs)
+
+
+def test_first_there_is_nothing_then_histories_are_the_prior_then_the_learner_has_its_share():
+    learner = trainer(partitions=1)
+    first = labels.label_day(FIRST_T, HORIZON, DAYS)
+    assert not closing(learner, first, [summary(first, user) for user in range(SUMMARIES_MIN - 1)])
+    (prior,) = closing(learner, first + 1, [summary(first + 1, 100), example(FIRST_T + 1, 1, weight=1.0)])
+    assert (prior.learner_share, prior.learned, prior.lifetime.histories) == (0.0, 1, SUMMARIES_MIN)
+    known = Scorer(prior)
+    seen = [0] * len(NAMES)
+    told = labels.History(3, 40, 60)
+    assert known.predictions(seen, told).model == pytest.approx(known.predictions(seen, told).bgnbd, abs=1e-6)
+    assert not closing(learner, first + 2), "nothing has changed"
+    many = [example(FIRST_T + 4, user, weight=1.0) for user in range(LABELS_MIN)]
+    (blend,) = closing(learner, first + 4, many)
+    assert (blend.learner_share, blend.learned) == (0.5, LABELS_MIN + 1)
+
+
+def test_labels_without_histories_leave_the_learner_alone():
+    learner = trainer(partitions=1)
+    day = labels.label_day(FIRST_T, HORIZON, DAYS)
+    (snapshot,) = closing(learner, day, [example(FIRST_T, user, weight=1.0) for user in range(LABELS_MIN)])
+    assert (snapshot.learner_share, snapshot.lifetime) == (1.0, None)
+
+
+def test_lifetimes_are_fitted_every_four_weeks_to_the_four_weeks_before():
+    learner, first = trainer(partitions=1), FIRST_T
+    fitted = {}
+    for day in range(first, first + 100):
+        for snapshot in closing(learner, day, [summary(day, 1000 * day + n) for n in range(3)]):
+            fitted.setdefault(snapshot.lifetime.fitted_day, snapshot.lifetime.histories)
+    assert [DAYS.number(day) - first for day in fitted] == [9, 37, 65, 93]
+    assert list(fitted.values()) == [30, 3 * REFIT_DAYS, 3 * REFIT_DAYS, 3 * REFIT_DAYS]
+    assert learner.resume_offset == 4 * 94, "of the days before the last fit nothing is needed any more"
+
+
+def test_a_fit_that_is_due_waits_until_enough_was_seen_in_four_weeks():
+    learner = trainer(partitions=1)
+    closing(learner, FIRST_T, [summary(FIRST_T, user) for user in range(SUMMARIES_MIN)])
+    fitted = []
+    for day in range(FIRST_T + 1, FIRST_T + 80):
+        n = SUMMARIES_MIN // 2
+        seen = [summary(day, 1000 * day + user) for user in range(n)] if day - FIRST_T in {2, 40, 66} else []
+        fitted += [snapshot.lifetime.fitted_day for snapshot in closing(learner, day, seen)]
+    assert [DAYS.number(day) - FIRST_T for day in fitted] == [66]
+
+
+def test_quintiles_come_with_the_fit_where_they_part_the_population():
+    def cut(values):
+        learner = trainer(partitions=1)
+        seen = [summary(FIRST_T, n, rfm=rfm) for n, rfm in enumerate(values)]
+        (snapshot,) = closing(learner, FIRST_T, seen)
+        return snapshot.cut_points
+
+    found = cut({"r": 10 * n, "f": 2 + n, "m": 100 * n} for n in range(SUMMARIES_MIN))
+    assert found.version == f"quintiles-{DAYS.date(FIRST_T)}"
+    assert (found.recency_days, found.frequency) == ([60, 120, 180, 240], [7, 13, 19, 25])
+    assert found.monetary == [500, 1100, 1700, 2300]
+    assert cut({"r": n, "f": 2, "m": 100 * n} for n in range(SUMMARIES_MIN)) is None
+    few = [None, *({"r": 10 * n, "f": 2 + n, "m": 100 * n} for n in range(SUMMARIES_MIN - 1))]
+    assert cut(few) is None
+
+
+# -- beginning anew ----------------------------------------------------------------------------------------------------
+
+
+def test_after_a_change_of_features_the_learner_begins_anew_and_the_rest_goes_on():
+    snapshot, sums = published(fed(trainer(), woven(lines(), 0)))[-1]
+    assert snapshot.lifetime
+    other = snapshot.model_copy(update={"schema_hash": "0123456789abcdef"})
+    restarted = trainer(other, sums, partitions=1)
+    assert restarted.notes == [
+        f"the learner begins anew: snapshot {other.version}: schema_hash = 0123456789abcdef: allowed is {SCHEMA_HASH}, "
+        "the features that this version computes; use a snapshot that it has learned"
+    ]
+    (next_one,) = closing(restarted, DAYS.number(snapshot.created_label_day) + 1)
+    assert (next_one.version, next_one.schema_hash) == (snapshot.version + 1, SCHEMA_HASH)
+    assert (next_one.learned, next_one.model, next_one.learner_share) == (0, None, 0.0)
+    assert (next_one.lifetime, next_one.baselines) == (snapshot.lifetime, snapshot.baselines)
+    assert next_one.metrics == snapshot.metrics
+    Scorer(next_one)
+
+
+def test_what_cannot_be_read_begins_anew_and_is_said():
+    snapshot, sums = published(fed(trainer(), woven(lines(), 0)))[-1]
+    for changes, measures, said in (
+        ({"model": {"kind": "forest"}}, sums, "the learner begins anew: "),
+        ({"baselines": {"kind": "other"}}, sums, "the baselines begin anew: "),
+        ({}, None, "the figures begin anew: "),
+        ({}, sums.model_copy(update={"version": 1}), "the figures begin anew: "),
+        ({"lifetime": snapshot.lifetime.model_copy(update={"p": 1.0, "q": None})}, sums, "lifetimes are fitted anew: "),
+    ):
+        restarted = trainer(snapshot.model_copy(update=changes), measures)
+        assert restarted.version == snapshot.version
+        (note,) = restarted.notes
+        assert note.startswith(said)
+
+
+def test_no_version_is_given_twice():
+    learner = trainer(partitions=1, last_version=41)
+    (snapshot,) = closing(learner, FIRST_T, [summary(FIRST_T, user) for user in range(SUMMARIES_MIN)])
+    assert snapshot.version == 42
 
 
 GOOD = orjson.loads(example(FIRST_T, 1))
@@ -261,6 +445,16 @@ BAD = [
     (example(FIRST_T, 1, features=["a"]), "malformed"),
     (example(FIRST_T, 1, t="today"), "malformed"),
     (example(FIRST_T, 1).replace(b'"features":[', b'"features":[1e999,'), "malformed"),
+    (example(FIRST_T, 1, history=None), "malformed"),
+    (example(FIRST_T, 1, history={"repeats": -1, "recency_days": 0, "age_days": 0}), "malformed"),
+    (example(FIRST_T, 1, predicted={**predicted(random.Random(1)), "model": 1.1}), "malformed"),
+    (example(FIRST_T, 1, lead_days=-1), "malformed"),
+    (summary(FIRST_T, 1, orders=-1), "malformed"),
+    (summary(FIRST_T, 1, orders=1.5), "malformed"),
+    (summary(FIRST_T, 1, rfm={"r": 1, "f": 2, "m": 10**18}), "malformed"),
+    (summary(FIRST_T, 1, mean_value=None), "malformed"),
+    (summary(FIRST_T, 1, user_id="user-1"), "malformed"),
+    (summary(FIRST_T, 1, t="0001-01-01"), "late"),
     (closed(FIRST_T, -1), "malformed"),
     (example(FIRST_T, 1, schema_hash="0123456789abcdef"), "schema"),
     (example(FIRST_T, 1, features=[0.0]), "schema"),
@@ -292,21 +486,36 @@ def test_what_is_malformed_is_what_the_contract_refuses(value, reason):
         contract.validate_json(value)
 
 
-def test_a_snapshot_of_another_schema_or_horizon_is_refused():
+def test_a_snapshot_of_another_horizon_is_refused():
     snapshot = snapshots_of(fed(trainer(), woven(lines(), 0)))[0]
-    for changes, said in (
-        ({"schema_hash": "0123456789abcdef"}, "schema_hash = 0123456789abcdef: allowed is " + SCHEMA_HASH),
-        ({"horizon_days": 60}, "horizon_days = 60: allowed is 30"),
-    ):
-        with pytest.raises(SnapshotError, match=said):
-            trainer(snapshot.model_copy(update=changes))
-    with pytest.raises(ValueError, match="metrics: "):
-        trainer(snapshot.model_copy(update={"metrics": {}}))
+    with pytest.raises(SnapshotError, match="horizon_days = 60: allowed is 30"):
+        trainer(snapshot.model_copy(update={"horizon_days": 60}))
 
 
-def test_workers_score_with_what_is_published():
-    outputs = fed(trainer(), woven(lines(), 0))
-    snapshot = snapshots_of(outputs)[-1]
-    scorer, model = Scorer(snapshot), RiverModel.from_json(snapshot.model)
-    assert scorer.score(GOOD["features"]) == pytest.approx(model.predict(GOOD["features"]), abs=1e-6)
-    assert (scorer.version, scorer.horizon_days) == (snapshot.version, HORIZON)
+def test_a_day_is_learned_in_the_order_of_the_ids():
+    draw = random.Random(9)
+    model, baselines = RiverModel(), Baselines()
+    records = sorted(
+        (example(FIRST_T, user, draw, weight=1.0) for user in range(80)), key=lambda raw: orjson.loads(raw)["id"]
+    )
+    for raw in records:
+        one = orjson.loads(raw)
+        model.learn(one["features"], one["y"], 1.0)
+        baselines.learn(one["history"]["age_days"] - one["history"]["recency_days"], one["y"], 1.0)
+    learner = trainer(partitions=1, learner="river")
+    day = labels.label_day(FIRST_T, HORIZON, DAYS)
+    (snapshot,) = closing(learner, day, draw.sample(records, len(records)))
+    assert snapshot.model == model.to_json()
+    assert snapshot.baselines == baselines.to_json()
+
+
+def test_the_vectorised_learner_goes_on_from_what_rivers_has_learned():
+    records = woven(lines(), 0)
+    by_river = fed(trainer(learner="river"), records)
+    snapshot, sums = published(by_river)[2]
+    later = snapshots_of(fed(trainer(snapshot, sums), records[snapshot.resume_offset :]))
+    expected = snapshots_of(by_river)[3:]
+    assert len(later) == len(expected) > 1
+    for one, other in zip(later, expected, strict=True):
+        assert one.model["weights"] == pytest.approx(other.model["weights"], rel=1e-9, abs=1e-12)
+        assert one.lifetime == other.lifetime
