@@ -22,8 +22,8 @@ from schemas.values import rfc3339
 from worker.recall.days import DAY_MS, Days
 from worker.recall.money import Currency
 from worker.recall.playbook import parse
-from worker.recall.risk.features import NAMES, SCHEMA_HASH
 from worker.recall.risk.baselines import Baselines
+from worker.recall.risk.features import NAMES, SCHEMA_HASH
 from worker.recall.risk.model import RiverModel
 from worker.recall.risk.scorer import Scorer
 from worker.recall.shop import Shop

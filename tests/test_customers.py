@@ -4,7 +4,7 @@ from collections import Counter
 
 import orjson
 import pytest
-from customers import SALT, Backlog, SmallShop, later, make_shop, ms, playbook, scorer
+from customers import SALT, Backlog, SmallShop, later, make_shop, ms, playbook, scorer, snapshot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +12,7 @@ from schemas.values import rfc3339
 from worker.recall.days import DAY_MS, HOUR_MS
 from worker.recall.holdout import CONTROL, Holdout
 from worker.recall.profile import Profile
+from worker.recall.risk.scorer import Scorer
 from worker.stream.processor import NEVER
 
 # Two orders; the silence begins 60 days after the last and is decided an hour later.
@@ -484,14 +485,16 @@ def test_both_arms_and_both_sides_of_the_launch_occur():
 def test_the_cuts_change_nothing(history, rows_max, records_max, n, restart_every, adopted):
     new = playbook("new", tiers={"silence_days": 40}, rfm={"r_days": [5, 9, 50, 99]})
     books = [playbook(holdout={"share": 0.2}), new]
-    shop = SmallShop(*books, models={(30, 7): scorer()})
+    models = {(30, 7): Scorer(snapshot(alert_above=0.5)), (45, 3): Scorer(snapshot(3, horizon_days=45))}
+    shop = SmallShop(*books, models=models, horizons_days=(30, 45))
     day = START + adopted * DAY_MS
     shop.steers("adopt_snapshot", effective_at=day, horizon_days=30, version=7)
+    shop.steers("adopt_snapshot", effective_at=day + DAY_MS, horizon_days=45, version=3)
     shop.steers("adopt_playbook", effective_at=day + 5 * DAY_MS, version=new.version)
     live(shop, history)
 
     def backlog(**cuts):
-        return Backlog(shop.told, make_shop(), books, models={(30, 7): scorer()}, **cuts)
+        return Backlog(shop.told, make_shop(horizons_days=(30, 45)), books, models=models, **cuts)
 
     whole = backlog(rows_max=4096, records_max=4096).finish()
     pieces = backlog(rows_max=rows_max, records_max=records_max).finish(n, restart_every)

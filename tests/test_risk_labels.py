@@ -1,10 +1,15 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worker.recall import intake
+from worker.recall.bodies import Cancel, Order
 from worker.recall.days import DAY_MS, Days
+from worker.recall.lifetime.history import History
 from worker.recall.profile import PastOrder, Profile
 from worker.recall.risk import labels
 from worker.recall.risk.features import NAMES
+from worker.recall.risk.scorer import Predictions
+from worker.recall.tiers import Tier
 from worker.stream.processor import NEVER
 
 DAYS = Days("Europe/Berlin")
@@ -49,14 +54,77 @@ def test_ids_tell_users_days_and_shops_apart():
     assert {len(name) for name in ids} == {32}
 
 
-@given(st.lists(st.integers(-32_767, 32_767), min_size=len(NAMES), max_size=len(NAMES)))
-def test_packed_features_come_back_exactly(features):
-    packed = labels.pack(features)
-    assert labels.unpack(packed) == features
-    assert len(packed) == 4 + 2 * len(NAMES)
+millionths = st.integers(0, 1_000_000).map(lambda n: round(n / 1_000_000, 6))
+days = st.integers(0, 30_000)
+sightings = st.builds(
+    labels.Sighting,
+    tier=st.sampled_from(list(map(int, Tier))),
+    history=st.builds(History, days, days, days),
+    lead_days=st.none() | days,
+    features=st.lists(st.integers(-32_767, 32_767), min_size=len(NAMES), max_size=len(NAMES)),
+    forecasts=st.dictionaries(
+        st.integers(1, 365),
+        st.builds(
+            labels.Forecast,
+            st.integers(1, 2**32 - 1),
+            st.builds(Predictions, millionths, st.none() | millionths, millionths, millionths),
+        ),
+        max_size=3,
+    ),
+)
+
+
+@given(sightings)
+def test_what_was_packed_comes_back_exactly(sighting):
+    packed = labels.pack(sighting)
+    assert labels.unpack(packed) == sighting
+    assert len(packed) == 21 + 2 * len(NAMES) + 22 * len(sighting.forecasts)
 
 
 def test_what_another_schema_packed_is_not_read():
-    packed = labels.pack([500] * len(NAMES))
+    packed = labels.pack(labels.Sighting(1, History(0, 0, 1), None, [500] * len(NAMES), {}))
     assert labels.unpack(packed[:-2]) is None
     assert labels.unpack(b"\x00" + packed[1:]) is None
+    assert labels.unpack(packed + b"\x00") is None
+
+
+def test_a_lateness_of_none_makes_the_label_due_at_the_end_of_the_horizon():
+    assert labels.due(T, H, DAYS, lateness_ms=0) == DAYS.start(T + H)
+    assert labels.label_day(T, H, DAYS, lateness_ms=0) == T + H
+
+
+# -- who orders more than is kept --------------------------------------------------------------------------------------
+
+
+@given(
+    # By day, how many orders come in; some at the midnight that begins it, some are cancelled at once.
+    st.lists(st.tuples(st.integers(0, 45), st.booleans(), st.booleans()), min_size=4, max_size=40),
+    st.data(),
+)
+@settings(max_examples=60)
+def test_label_is_right_however_many_orders_came_since(life, data):
+    customer = Profile(key=b"u", due=NEVER, silence_due=NEVER, other_due=NEVER)
+    standing = []
+    for day, (times, at_midnight, cancelled) in enumerate(life):
+        begin = DAYS.start(T + day)
+        for n in range(times):
+            at = begin + (n if at_midnight else 1 + n)
+            order_id = f"{day}-{n}"
+            intake.order(customer, Order(order_id, order_id, 100, (), None, 0), at, at, DAYS)
+            if cancelled:
+                intake.cancel(customer, Cancel(f"c{order_id}", order_id), DAYS)
+            else:
+                standing.append(at)
+    t = data.draw(st.integers(0, len(life) - 2))
+    horizon = data.draw(st.integers(1, len(life) - 1 - t))
+    start, end = DAYS.start(T + t), DAYS.start(T + t + horizon)
+    assert labels.no_order(customer, T + t, horizon, DAYS) == int(not any(start < at <= end for at in standing))
+
+
+def test_days_of_displaced_orders_are_forgotten_after_more_than_a_year():
+    customer = Profile(key=b"u", due=NEVER, silence_due=NEVER, other_due=NEVER)
+    for n in range(600):
+        at = DAYS.start(T + n) + 1000
+        intake.order(customer, Order(f"o{n}", f"o{n}", 100, (), None, 0), at, at, DAYS)
+    displaced = customer.account.earlier_order_days
+    assert displaced == list(range(T + 600 - 400, T + 600 - 32))

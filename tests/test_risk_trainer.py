@@ -13,8 +13,8 @@ from schemas.snapshots import MeasuresRecord, Snapshot, read_model
 from schemas.training import Training
 from worker.recall.days import Days
 from worker.recall.risk import labels
-from worker.recall.risk.features import NAMES, SCHEMA_HASH
 from worker.recall.risk.baselines import Baselines
+from worker.recall.risk.features import NAMES, SCHEMA_HASH
 from worker.recall.risk.model import RiverModel
 from worker.recall.risk.scorer import Scorer, SnapshotError
 from worker.recall.risk.trainer import REFIT_DAYS, Trainer
