@@ -1,11 +1,14 @@
-"""BG/NBD: customers order at a rate of their own until they leave for good, which none of them says.
+"""BG/NBD: when users order, and whether they still will.
 
-Fader, Hardie and Lee, "Counting your customers" the easy way, Marketing Science 24:2 (2005); equations by its numbers.
+P. Fader, B. Hardie, K. L. Lee: "Counting Your Customers" the Easy Way: An Alternative to the Pareto/NBD Model,
+Marketing Science 24:2 (2005), 275-284. While a user is alive, orders are a Poisson process; after each the user
+leaves for good with a probability p. Rates vary as Gamma(r, alpha), p as Beta(a, b).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from math import exp, isfinite, log, pow
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 from scipy.special import hyp2f1
@@ -13,62 +16,92 @@ from scipy.special import hyp2f1
 if TYPE_CHECKING:
     from worker.recall.lifetime.history import History
 
-_NEAR_ONE: Final = 1e-6
+_LOG_MAX: Final = 700.0
+"""The exponential of more is no float."""
+_POLE: Final = 1e-5
+"""The moments are smooth in `a`, their formulas are not at 1 and 2: so near, this far off is taken."""
+
+
+class Orders(NamedTuple):
+    """Number of orders over some days to come."""
+
+    mean: float
+    variance: float
 
 
 class BgNbd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The four parameters; time is in days.
+    """The population's parameters; times are in days, and users' histories are as of now.
 
-    Rates are gamma distributed with shape `r` and rate `alpha`, the probability of leaving after an order is beta
-    distributed with `a` and `b`.
+    >>> cdnow = BgNbd(0.243, 4.414 * 7, 0.793, 2.426)
+    >>> from worker.recall.lifetime.history import History
+    >>> round(cdnow.expected_orders(History(2, 213, 272), 273), 3)  # p. 280: 1.226
+    1.226
     """
 
     r: float
     alpha: float
+    """Days."""
     a: float
     b: float
 
     def __post_init__(self) -> None:
-        for name in ("r", "alpha", "a", "b"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} = {getattr(self, name)}: allowed is a finite number above 0")
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if not (isfinite(value) and value > 0):
+                raise ValueError(f"{name} = {value!r}: a finite number above 0 is allowed")
 
     def alive(self, history: History) -> float:
-        """Return the probability that the customer has not left for good.
+        """Return the probability that the user has not left; 1 before the first repeat, since users leave after one.
 
-        It is 1 without a repeated order, since customers of this model leave after those alone: it tells gone from
-        merely silent among those who came back once, and is no risk of churn.
-
-        >>> from worker.recall.lifetime.history import History
-        >>> cdnow = BgNbd(r=0.243, alpha=4.414, a=0.793, b=2.426)
-        >>> cdnow.alive(History(0, 0, 39)), round(cdnow.alive(History(2, 30, 39)), 3)
-        (1.0, 0.72)
+        A note of the same authors of 2008, "Computing P(alive) Using the BG/NBD Model", formula 4.
         """
-        x = history.repeats
-        if not x:
+        repeats, recency, age = history
+        if not repeats:
             return 1.0
-        odds: float = (self.a / (self.b + x - 1)) * (
-            (self.alpha + history.age_days) / (self.alpha + history.recency_days)
-        ) ** (self.r + x)
-        return 1 / (1 + odds)
+        odds = log(self.a / (self.b + repeats - 1)) + (self.r + repeats) * log(
+            (self.alpha + age) / (self.alpha + recency)
+        )
+        return 1.0 / (1.0 + exp(min(odds, _LOG_MAX)))
 
-    def no_order(self, history: History, days: float) -> float:
-        """Return the probability of no order within the days after the history's end.
+    def no_order(self, history: History, days: int) -> float:
+        """Return the probability of no order within the days to come.
 
-        Of those who have not left, the rate is gamma distributed with shape r + x and rate alpha + T.
+        A user who is alive has the rate Gamma(r + x, alpha + T), of which a Poisson process is silent for H days
+        with the probability ((alpha + T) / (alpha + T + H))^(r + x).
         """
-        beyond = self.alpha + history.age_days
-        still: float = (beyond / (beyond + days)) ** (self.r + history.repeats)
-        return 1 - self.alive(history) * (1 - still)
+        now = self.alpha + history.age_days
+        return 1.0 - self.alive(history) * (1.0 - pow(now / (now + days), self.r + history.repeats))
 
-    def expected_orders(self, history: History, days: float) -> float:
-        """Return the expected number of days with an order within the days after the history's end (equation 10)."""
-        if not days:
-            return 0.0
-        r, a, b, x = self.r, self.a, self.b, history.repeats
-        beyond = self.alpha + history.age_days
-        # At a = 1 the formula is 0 / 0; next to it, it is smooth.
-        a = a if abs(a - 1) > _NEAR_ONE else 1 + _NEAR_ONE
-        series = hyp2f1(r + x, b + x, a + b + x - 1, days / (beyond + days))
-        grown = 1 - (beyond / (beyond + days)) ** (r + x) * series
-        return float((a + b + x - 1) / (a - 1) * grown) * self.alive(history)
+    def expected_orders(self, history: History, days: int) -> float:
+        """Return how many days with an order are expected within the days to come: formula 10 of the paper."""
+        return self.orders(history, days).mean
+
+    def orders(self, history: History, days: int) -> Orders:
+        """Return mean and variance of the number of days with an order within the days to come.
+
+        Given rate and p, a user who is alive is expected to order (1 - exp(-rate p H)) / p times, and the second
+        factorial moment is 2 (1 - p) / p^2 (1 - exp(-rate p H) (1 + rate p H)). Over the Gamma of the rate and the
+        Beta(a, b + x) of p these are hypergeometric functions of -H / (alpha + T), here in Pfaff's form (Abramowitz
+        and Stegun, 15.3.4), which has no great terms to cancel.
+        """
+        if days <= 0:
+            return Orders(0.0, 0.0)
+        alive = self.alive(history)
+        s = self.r + history.repeats
+        a = next((pole + _POLE for pole in (1, 2) if abs(self.a - pole) < _POLE), self.a)
+        c = a + self.b + history.repeats
+        if abs(c - 1) < _POLE:
+            c = 1 + _POLE
+        tau = days / (self.alpha + history.age_days)
+        z = tau / (1 + tau)
+        silent = (1 + tau) ** (1 - a)
+        first = (c - 1) / (a - 1)
+        mean = first * (1 - silent * float(hyp2f1(c - 1 - s, a - 1, c - 1, z)))
+        # E[(1 - p) / p^2 (1 - (1 + p tau)^-s - s p tau (1 + p tau)^-(s + 1))], term by term.
+        beta = c - a
+        second = beta * (c - 1) / ((a - 1) * (a - 2))
+        whole = 1 - silent * (1 + tau) * float(hyp2f1(c - 1 - s, a - 2, c - 1, z))
+        part = beta / (a - 1) * s * tau * silent * float(hyp2f1(c - 1 - s, a - 1, c, z))
+        factorial = 2 * (second * whole - part)
+        mean *= alive
+        return Orders(mean, max(0.0, alive * factorial + mean - mean * mean))

@@ -1,39 +1,49 @@
-"""A customer's orders as three numbers, which is all that the purchase model asks for."""
+"""What the purchase models know of a user: how many days with orders, from when to when, and how old that is."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from worker.recall.profile import Gaps
 from worker.recall.windows import ORDER
 
 if TYPE_CHECKING:
+    from worker.recall.days import Days
     from worker.recall.profile import Profile
 
 
 class History(NamedTuple):
-    """Days with an order, however many orders they have: x, t_x and T of Fader, Hardie and Lee (2005)."""
+    """Orders are counted by day: several on a day are one purchase, as in the papers."""
 
     repeats: int
-    """Such days after the first."""
+    """Days with an order, after the first."""
     recency_days: int
-    """From the first to the last."""
+    """From the first of them to the last."""
     age_days: int
-    """From the first to the day of the snapshot."""
+    """From the first of them to the day that the history is of."""
 
 
-def history(profile: Profile, t_day: int) -> History | None:
-    """Return the history as of the start of a day; None where nothing was ordered before it.
+def history(profile: Profile, t_day: int, days: Days) -> History | None:
+    """Return the history as of the start of the day, or None where no order is known before it.
 
-    The row is not to have gone on for more than a day beyond it: the rhythm keeps no single days.
+    A day whose orders were all cancelled later stays, and an order that came too late for its day is left out, since
+    the row keeps gaps and not days; where all came too late, the first stands for them. Where the row has closed later
+    days already, the history is as of the day after the last of them with an order.
     """
-    gaps = profile.account.order_gaps
-    first = gaps.last_day - round(gaps.mean * gaps.n) if gaps.last_day else 0
-    last, repeats = gaps.last_day, gaps.n
-    for day, open_day in ((profile.day - 1, profile.yesterday), (profile.day, profile.today)):
-        if day < t_day and open_day.counts and open_day.counts[ORDER]:
-            if last:
-                repeats += 1
-            first, last = first or day, day
-    if not last:
-        return None
-    return History(repeats, last - first, t_day - first)
+    account = profile.account
+    gaps = account.order_gaps
+    more = [
+        day
+        for day, open_day in ((profile.day - 1, profile.yesterday), (profile.day, profile.today))
+        if day < t_day and open_day.half_hours and open_day.counts and open_day.counts[ORDER]
+    ]
+    if more:
+        gaps = Gaps(gaps.last_day, gaps.n, gaps.mean, gaps.m2)
+        for day in more:
+            gaps.fold(day)
+    if gaps.last_day:
+        recency = round(gaps.mean * gaps.n)
+        return History(gaps.n, recency, max(t_day, gaps.last_day + 1) - gaps.last_day + recency)
+    if 0 < account.first_order_at < days.start(t_day):
+        return History(0, 0, t_day - days.of(account.first_order_at))
+    return None

@@ -1,55 +1,59 @@
-"""Gamma-Gamma: what a customer spends on an order lies about a mean of his own, and these means about a common one.
+"""Gamma-Gamma: what a user's orders are worth.
 
-Fader and Hardie, "The Gamma-Gamma model of monetary value" (2013), brucehardie.com/notes/025. What is spent is taken
-not to depend on how often.
+P. Fader, B. Hardie: The Gamma-Gamma Model of Monetary Value (note of 2013, brucehardie.com/notes/025). Orders of a user
+are Gamma(p, nu), and nu varies over the population as Gamma(q, v): the mean of few orders is drawn to the population's.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from math import isfinite
+from typing import NamedTuple
 
 import msgspec
 
 
 class OrderValue(NamedTuple):
-    """What is known of a customer's next orders, minor units and their squares."""
+    """What is known of a user's orders to come, in minor units and their squares."""
 
     mean: float
-    square: float
-    """Of his mean order value, expected: above the mean's square by how little is known of it."""
+    mean_variance: float
+    """How uncertain the user's own mean is; all orders share it."""
     variance: float
-    """Of one order about his mean, expected."""
+    """Of an order about the user's own mean."""
 
 
 class GammaGamma(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The three parameters: an order is gamma distributed with shape `p`, the scale's inverse with `q` and `v`.
+    """The population's parameters.
 
-    `v` is in minor units.
+    >>> cdnow = GammaGamma(6.25, 3.74, 15.44)
+    >>> round(cdnow.order_value(1, 20.0), 2), round(cdnow.order_value(9, 20.0), 2)
+    (24.64, 20.71)
     """
 
     p: float
     q: float
+    """Above 2, so that a mean and a variance exist from the first order on."""
     v: float
+    """Minor units."""
 
     def __post_init__(self) -> None:
-        for name in ("p", "q", "v"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} = {getattr(self, name)}: allowed is a finite number above 0")
+        for name, least in (("p", 0), ("q", 2), ("v", 0)):
+            value = getattr(self, name)
+            if not (isfinite(value) and value > least):
+                raise ValueError(f"{name} = {value!r}: a finite number above {least} is allowed")
 
-    def order_value(self, orders: int, mean: float) -> OrderValue:
-        """Return the expectation after so many orders of such a mean value.
+    def order_value(self, orders: int, mean: float) -> float:
+        """Return the expected value of the user's next order, given the mean of those so far, in minor units.
 
-        The fewer the orders, the nearer it is to the population's mean.
-
-        >>> cdnow = GammaGamma(p=6.25, q=3.74, v=15.44)
-        >>> round(cdnow.order_value(0, 0.0).mean, 2), round(cdnow.order_value(2, 50.0).mean, 2)
-        (35.22, 47.34)
+        Formula 5 of the note. A mean below 0 (refunds) counts as 0.
         """
-        shape = max(_SHAPE_MIN, self.p * orders + self.q)
-        scale = self.v + orders * mean
-        square = scale * scale / ((shape - 1) * (shape - 2))
-        return OrderValue(self.p * scale / (shape - 1), self.p * self.p * square, self.p * square)
+        return self.value(orders, mean).mean
 
-
-_SHAPE_MIN: Final = 2.1
-"""With less, the variance of what is known would be infinite."""
+    def value(self, orders: int, mean: float) -> OrderValue:
+        """Return the moments of the user's orders to come: nu, given the orders so far, is Gamma(p x + q, v + x m)."""
+        shape = self.p * orders + self.q
+        rate = self.v + orders * max(0.0, mean)
+        expected = self.p * rate / (shape - 1)
+        return OrderValue(
+            expected, expected * expected / (shape - 2), self.p * rate * rate / ((shape - 1) * (shape - 2))
+        )

@@ -1,57 +1,55 @@
-"""What a customer is expected to bring within some time, and how far off that may be."""
+"""What a user is expected to bring: orders to come, times their value, times the margin."""
 
 from __future__ import annotations
 
 from math import sqrt
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from worker.recall.lifetime.bgnbd import BgNbd
-from worker.recall.lifetime.history import History
 from worker.recall.lifetime.spend import GammaGamma, OrderValue
+
+if TYPE_CHECKING:
+    from worker.recall.lifetime.history import History
 
 
 class Lifetime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a population's orders say about any one customer, as it travels in a snapshot."""
+    """Both models, as fitted."""
 
     purchases: BgNbd
     spend: GammaGamma | None
-    """None where all orders are worth much the same, or too few were seen."""
+    """None where too few users paid twice, or all pay the same: then users' own means stand."""
     fitted_day: int
     histories: int
-    """How many it was fitted on."""
+    """How many it was fitted to."""
 
 
 class Worth(NamedTuple):
-    """An expected margin and its standard deviation, in minor units."""
+    """Margin over some days to come, in minor units."""
 
     margin: float
     error: float
+    """Predictive standard deviation."""
 
 
-def worth(
-    lifetime: Lifetime, history: History, orders: int, mean_value: float, margin_rate: float, days: float
-) -> Worth:
-    """Return the margin that a customer is expected to bring within the days after his history's end.
+def day_value(history: History, orders: int, mean_value: float) -> float:
+    """Return what the user brought per day with an order, in minor units: the models count days, the row orders."""
+    return orders * mean_value / (history.repeats + 1)
 
-    `orders` and `mean_value` (minor units) are those that his order value is learned from.
 
-    The expectation is exact: BG/NBD's number of orders times Gamma-Gamma's order value. For the error the number of
-    orders of one who has not left is taken as negative binomial with BG/NBD's mean and the shape r + x of his rate,
-    which it would be if nobody left within the days; the order values are exact, with what is not known of their mean
-    in common.
+def worth(lifetime: Lifetime, history: History, orders: int, mean_value: float, margin_rate: float, days: int) -> Worth:
+    """Return the margin expected within the days to come; of `orders` so far, `mean_value` is the net mean.
+
+    With N purchases to come, of which each varies by s^2 about the user's own mean, itself known as m with a
+    variance w: E = E[N] m and Var = E[N] s^2 + E[N^2] w + Var[N] m^2. Exact in the models, for which number and value
+    of a user's orders are independent; the error of the fitted parameters is left out, and so are seasons. Not
+    discounted.
     """
-    purchases = lifetime.purchases
-    n = purchases.expected_orders(history, days)
-    alive = purchases.alive(history)
-    n_alive = n / alive if alive else 0.0
-    n_square = alive * (n_alive + n_alive * n_alive * (1 + 1 / (purchases.r + history.repeats)))
-    value = (
-        OrderValue(mean_value, mean_value * mean_value, 0.0)
-        if lifetime.spend is None
-        else lifetime.spend.order_value(orders, mean_value)
-    )
-    mean = n * value.mean
-    variance = n * value.variance + n_square * value.square - mean * mean
-    return Worth(margin_rate * mean, margin_rate * sqrt(max(0.0, variance)))
+    number = lifetime.purchases.orders(history, days)
+    own = day_value(history, orders, mean_value)
+    spend = lifetime.spend
+    value = OrderValue(max(0.0, own), 0.0, 0.0) if spend is None else spend.value(history.repeats + 1, own)
+    square = number.variance + number.mean**2
+    variance = number.mean * value.variance + square * value.mean_variance + number.variance * value.mean**2
+    return Worth(margin_rate * number.mean * value.mean, margin_rate * sqrt(variance))
