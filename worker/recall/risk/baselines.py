@@ -1,7 +1,7 @@
 """What the model has to beat: the base rate, and the base rate of customers whose last order lies as far back.
 
-Both learn from the same labels as the model, at the same time. A rate is (n1 + 1) / (n + 2), the rule of succession: one
-half before the first label.
+Both learn from the same labels as the model, at the same time. A rate is (n1 + 1) / (n + 2), the rule of succession:
+one half before the first label.
 """
 
 from __future__ import annotations
