@@ -71,6 +71,7 @@ def retail(tmp_path):
         "worker",
         "topics create",
         "topics acls",
+        "model",
         "dead-letters list",
         "dead-letters show",
         "dead-letters send",

@@ -276,6 +276,33 @@ def adopt_playbook(
     typer.echo(f"{version} holds from {at.isoformat()} on, in {config.partitions} partitions")
 
 
+@app.command()
+def model(
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, readable=True, help="A churn-model.jsonl of `recall replay --out` instead."
+        ),
+    ] = None,
+) -> None:
+    """Show how good the model's predictions were, beside BG/NBD, recency and a constant.
+
+    Of the newest snapshot of each horizon, as it lies on the broker.
+    """
+    from worker import model_report, settings
+
+    with plainly():
+        found = model_report.from_file(file) if file else model_report.from_topic(settings.load())
+    console = make_console()
+    for i, (_, snapshot) in enumerate(sorted(found.items())):
+        if i:
+            console.print("")
+        console.print(model_report.shown(snapshot))
+    if not found:
+        console.print(model_report.NONE_YET)
+
+
 @dead_letters_app.command("list")
 def list_dead_letters(
     reason: Annotated[str | None, typer.Option(help="Show each letter of this reason.")] = None,

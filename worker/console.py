@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from worker.tally import Tally
 
 COLUMNS: Final = 80
-_FIGURES: Final = ("log_loss", "brier", "auc", "accuracy", "ece")
 _LABEL_COLUMNS: Final = 13
 _GAP: Final = 2
 
@@ -203,15 +202,19 @@ def outcome(tally: Tally, counts: Mapping[str, int]) -> Table:
 
 
 def _model(tally: Tally) -> Iterable[tuple[str, str]]:
-    """Set the model's figures beside the constant's."""
+    """Set the model's ranking and loss beside those of what it has to beat."""
     if not tally.snapshots:
         yield "model", "none: too few labels were due"
         return
-    metrics = tally.metrics
-    yield "model", f"{tally.snapshots} snapshots, {tally.learned:,} labels learned, {metrics['n']:,} predicted first"
-    for name in _FIGURES:
-        if name in metrics:
-            told = f"{metrics[name]:.4f}"
-            if f"constant_{name}" in metrics:
-                told += f"   a constant: {metrics[f'constant_{name}']:.4f}"
-            yield f"  {name.replace('_', ' ')}", told
+    yield "model", f"{tally.snapshots} snapshots"
+    for horizon, snapshot in sorted(tally.models.items()):
+        figures = snapshot["metrics"]
+        yield f"  {horizon} days", f"{snapshot['learned']:,} labels learned, {figures['n']:,} predictions measured"
+        for label, name in (("AUC", "auc"), ("log loss", "log_loss")):
+            told = [
+                f"{predictor} {measured[name]:.4f}"
+                for predictor, measured in figures.get("predictors", {}).items()
+                if measured[name] is not None
+            ]
+            if told:
+                yield f"  {label}", ", ".join(told)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
+from worker.recall.days import DAY_MS
+from worker.recall.risk.drift import SIGNALS
 from worker.stream.metrics import counted
 from worker.stream.partition import Partition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from prometheus_client.metrics_core import Metric
 
+    from schemas.snapshots import Snapshot
+    from worker.recall.days import Days
     from worker.recall.profile import Profile
     from worker.recall.shop import Shared
     from worker.stream.lane import Lane
@@ -72,3 +76,70 @@ def _cancellations(counts: Mapping[int, Mapping[str, int]]) -> CounterMetricFami
     for number, of_one in counts.items():
         family.add_metric([str(number)], of_one.get("cancelled", 0))
     return family
+
+
+_FIGURES: Final = {
+    "auc": "Area under the ROC curve, pooled.",
+    "auc_within_week": "The same, of those scored on one day.",
+    "pr_auc": "Mean precision over the recall.",
+    "log_loss": "Log loss.",
+    "brier": "Brier score.",
+    "ece": "Calibration error, 15 bins of equal weight.",
+    "accuracy": "Share of predictions on the right side of one half.",
+}
+
+
+class ModelCollector:
+    """Tells the figures of the newest snapshots; the same in every process that has read them."""
+
+    def __init__(self, latest: Callable[[], Iterable[Snapshot]], lanes: Iterable[Lane], days: Days) -> None:
+        self._latest = latest
+        self._lanes = lanes
+        self._days = days
+
+    def describe(self) -> Iterable[Metric]:
+        """Have the registry not ask before the app runs."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        snapshots = {str(snapshot.horizon_days): snapshot for snapshot in self._latest()}
+        age = _gauge("snapshot_age_days", "The clock less the newest snapshot's label day.", "horizon_days")
+        clock = max((lane.work.clock for lane in self._lanes if isinstance(lane.work, Partition)), default=None)
+        for horizon, snapshot in snapshots.items():
+            if clock is not None:
+                made = self._days.start(self._days.number(snapshot.created_label_day))
+                age.add_metric([horizon], (clock - made) / DAY_MS)
+        yield age
+        figures: dict[str, Any] = {horizon: snapshot.metrics for horizon, snapshot in snapshots.items()}
+        yield from _measured({horizon: told for horizon, told in figures.items() if told.get("predictors")})
+
+
+def _gauge(name: str, told: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"recall_model_{name}", told, labels=labels)
+
+
+def _measured(figures: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
+    """Yield what is known of predictions whose outcomes are; by horizon."""
+    by_predictor = {name: _gauge(name, told, "horizon_days", "predictor") for name, told in _FIGURES.items()}
+    top = _gauge("top_precision", "Share without an order of the highest.", "horizon_days", "predictor", "share")
+    point = _gauge("recall_at_92", "Recall at a precision of .92; 0: out of reach.", "horizon_days", "predictor")
+    predictions = _gauge("predictions", "Predictions that were measured.", "horizon_days")
+    base_rate = _gauge("base_rate", "Share without an order within the horizon.", "horizon_days")
+    lead = _gauge("lead_days", "From the first alert to the lapse.", "horizon_days", "quantile")
+    alarms = _gauge("drift_alarms", "Alarms in the time measured.", "horizon_days", "signal")
+    for horizon, told in figures.items():
+        predictions.add_metric([horizon], told["n"])
+        base_rate.add_metric([horizon], told["base_rate"])
+        for predictor, measured in told["predictors"].items():
+            for name, gauge in by_predictor.items():
+                if measured[name] is not None:
+                    gauge.add_metric([horizon, predictor], measured[name])
+            for share, name in (("0.01", "top_1"), ("0.1", "top_10")):
+                top.add_metric([horizon, predictor, share], measured[name]["precision"])
+            point.add_metric([horizon, predictor], (measured["at_92"] or {"recall": 0})["recall"])
+        for quantile, name in (("0.25", "lower"), ("0.5", "median"), ("0.75", "upper")):
+            if told["lead_days"] is not None:
+                lead.add_metric([horizon, quantile], told["lead_days"][name])
+        for signal in SIGNALS:
+            alarms.add_metric([horizon, signal], sum(alarm["signal"] == signal for alarm in told["drift"]))
+    yield from (*by_predictor.values(), top, point, predictions, base_rate, lead, alarms)

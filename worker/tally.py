@@ -29,9 +29,8 @@ class Tally:
         self.customers: set[bytes] = set()
         """Keys of orders; whoever uses the tally adds them."""
         self.snapshots = 0
-        self.metrics: dict[str, Any] = {}
-        """Figures of the latest snapshot."""
-        self.learned = 0
+        self.models: dict[int, dict[str, Any]] = {}
+        """By horizon, the latest snapshot."""
         self._tiers: dict[str, str] = {}
         self._seen: set[str] = set()
 
@@ -62,9 +61,10 @@ class Tally:
         elif topic == "dead-letter":
             self.dead[orjson.loads(value)["reason"]] += 1
         elif topic == "churn-model":
-            snapshot = orjson.loads(value)
-            self.snapshots += 1
-            self.metrics, self.learned = snapshot["metrics"], snapshot["learned"]
+            record = orjson.loads(value)
+            if "metrics" in record:  # the other records there hold sums
+                self.snapshots += 1
+                self.models[record["horizon_days"]] = record
         return None
 
     def _command(self, value: dict[str, Any], headers: dict[str, bytes]) -> dict[str, Any] | None:
