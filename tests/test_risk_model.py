@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from learners import MODELS, examples, taught
 
 from worker.recall.risk.features import NAMES
-from worker.recall.risk.model import PRIOR, RiverModel
+from worker.recall.risk.model import LEARNING_RATE, PRIOR, RiverModel
 from worker.recall.risk.vectorised import VectorisedModel
 
 N = len(NAMES)
@@ -96,6 +96,18 @@ class TestEveryModel:
         assert model.predict(features) == same
         assert model.to_json()["weights"][60] == model.to_json()["variances"][60] == 0.0
 
+    def test_what_one_customer_in_thousands_has_comes_in_gently(self, make):
+        model = taught(make, 3000)
+        features, *_ = next(examples(1, seed=6))
+        assert model.to_json()["means"][30] == features[30] == 0.0
+        before = model.predict(features)
+        features[30] = 0.693
+        assert model.predict(features) == before
+        model.learn(features, 1, 1.0)
+        learned = model.predict(features)
+        features[30] = 0.0
+        assert 0 < learned - model.predict(features) < 0.04
+
     @given(stream=streams())
     @settings(max_examples=30, deadline=None)
     def test_stays_finite_whatever_comes(self, make, stream):
@@ -140,11 +152,11 @@ class TestEveryModel:
 
 
 def assert_same(one, other):
-    """Compare what was learned: to a billionth, or to what a billionth of a first step is."""
+    """Compare what was learned: to a billionth of it, or of a first step."""
     told, expected = one.to_json(), other.to_json()
     assert told["learned"] == expected["learned"]
     for name in ("intercept", *LISTS):
-        assert told[name] == pytest.approx(expected[name], rel=1e-9, abs=5e-11), name
+        assert told[name] == pytest.approx(expected[name], rel=1e-9, abs=LEARNING_RATE * 1e-9), name
 
 
 class TestTwins:

@@ -1,7 +1,9 @@
 """The learner: logistic regression, one example at a time; River's is the reference.
 
 Features are scaled by their running mean and deviation, and each weight has a step of its own, which shrinks with the
-gradients that it has seen: AdaGrad (Duchi, Hazan and Singer, Journal of Machine Learning Research 12, 2011). Every
+gradients that it has seen: AdaGrad (Duchi, Hazan and Singer, Journal of Machine Learning Research 12, 2011). A feature
+that few customers have comes in gently: its deviation is taken to be no less than a bound. Without that the first to
+have it after thousands who had not lies a hundred deviations off, moves the weight as far, and stops it there. Every
 implementation of `Model` learns the same and writes the same versioned JSON, so that any can go on from what another
 has learned, and scoring does not ask which it was.
 """
@@ -21,12 +23,14 @@ if TYPE_CHECKING:
 
 PRIOR: Final = 0.5
 """What is predicted before anything was learned; a snapshot gives the learner no share then."""
-LEARNING_RATE: Final = 0.05
+LEARNING_RATE: Final = 0.03
 L2: Final = 0.001
 INTERCEPT_RATE: Final = 0.5
 """The intercept's step is this over the root of the number of examples: the base rate is found soon, and then held."""
 EPSILON: Final = 1e-8
 """Keeps AdaGrad from dividing by 0."""
+VARIANCE_MIN: Final = 0.05
+"""A feature that varies less is scaled as if it varied so much: about as a count that one customer in eight has, once."""
 LOGIT_MAX: Final = 30.0
 """Beyond it River's probability is 0 or 1."""
 
@@ -100,6 +104,14 @@ class Logistic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return plain
 
 
+class _BoundedScaler(preprocessing.StandardScaler):  # type: ignore[misc]  # River has no types
+    """River's scaler, but that no variance is taken to be less than `VARIANCE_MIN`."""
+
+    def transform_one(self, x: dict[str, float]) -> dict[str, float]:
+        means, variances = self.means, self.vars
+        return {name: (value - means[name]) / max(variances[name], VARIANCE_MIN) ** 0.5 for name, value in x.items()}
+
+
 class RiverModel:
     """`Model`: River's scaler and logistic regression with AdaGrad.
 
@@ -110,7 +122,7 @@ class RiverModel:
 
     def __init__(self) -> None:
         self._learned = 0
-        self._scaler = preprocessing.StandardScaler()
+        self._scaler = _BoundedScaler()
         self._regression = linear_model.LogisticRegression(
             optimizer=optim.AdaGrad(LEARNING_RATE, EPSILON),
             l2=L2,

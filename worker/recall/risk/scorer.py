@@ -18,7 +18,7 @@ from worker.recall.lifetime.spend import GammaGamma
 from worker.recall.lifetime.worth import Lifetime
 from worker.recall.risk.baselines import Baselines
 from worker.recall.risk.features import NAMES, SCALE, SCHEMA_HASH
-from worker.recall.risk.model import LOGIT_MAX, Logistic
+from worker.recall.risk.model import LOGIT_MAX, VARIANCE_MIN, Logistic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,9 +160,9 @@ def _check_share(snapshot: Snapshot) -> None:
 
 
 def _slopes(learner: Logistic) -> list[float]:
-    """Return what a thousandth of each feature moves the learner's logit; nothing where it never varied."""
+    """Return what a thousandth of each feature moves the learner's logit."""
     return [
-        weight / variance**0.5 / SCALE if variance else 0.0
+        weight / max(variance, VARIANCE_MIN) ** 0.5 / SCALE
         for weight, variance in zip(learner.weights, learner.variances, strict=True)
     ]
 

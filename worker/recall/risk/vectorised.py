@@ -1,4 +1,4 @@
-"""The same learner as River's, on arrays: an eighth of its time.
+"""The same learner as River's, on arrays: a ninth of its time.
 
 Every line is one of River's formulas with its order of operations, so that the two differ in the order of one sum and
 the last bit of a root, no more. That sum is NumPy's own, not a dot product: BLAS adds in an order that depends on the
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worker.recall.risk.features import NAMES
-from worker.recall.risk.model import EPSILON, INTERCEPT_RATE, L2, LEARNING_RATE, LOGIT_MAX, Logistic
+from worker.recall.risk.model import EPSILON, INTERCEPT_RATE, L2, LEARNING_RATE, LOGIT_MAX, VARIANCE_MIN, Logistic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,10 +90,8 @@ class VectorisedModel:
         return INTERCEPT_RATE / sqrt(self._learned + 1)
 
     def _scaled(self, x: Vector) -> Vector:
-        """Return distances from the mean in standard deviations; 0 for what never varied."""
-        scaled = np.zeros_like(x)
-        np.divide(x - self._means, np.sqrt(self._variances), out=scaled, where=self._variances > 0)
-        return scaled
+        """Return distances from the mean in standard deviations."""
+        return (x - self._means) / np.sqrt(np.maximum(self._variances, VARIANCE_MIN))
 
     def _logit(self, scaled: Vector) -> float:
         return float(np.add.reduce(self._weights * scaled)) + self._intercept
