@@ -30,7 +30,7 @@ INTERCEPT_RATE: Final = 0.5
 EPSILON: Final = 1e-8
 """Keeps AdaGrad from dividing by 0."""
 VARIANCE_MIN: Final = 0.05
-"""A feature that varies less is scaled as if it varied so much: about as a count that one customer in eight has, once."""
+"""A feature that varies less is scaled as if it varied so much: about as a count that one in eight has, once."""
 LOGIT_MAX: Final = 30.0
 """Beyond it River's probability is 0 or 1."""
 
