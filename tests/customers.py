@@ -232,7 +232,7 @@ class SmallShop:
     def work(self) -> None:
         while (unit := self.partition.advance()) is not None:
             self.said += map(read_back, unit.outputs)
-        assert not self.of("dead-letter")
+        assert not self.of("dead-letter"), self.of("dead-letter")
 
     # -- what came of it -----------------------------------------------------------------------------------------------
 

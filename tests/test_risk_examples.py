@@ -1,5 +1,7 @@
 """What the rows give to learn from: who is seen when, what is told of him when it is known, and what was said then."""
 
+from itertools import pairwise
+
 import pytest
 from customers import Backlog, SmallShop, later, make_shop, ms, playbook, scorer, snapshot
 
@@ -200,7 +202,7 @@ def test_every_user_with_orders_is_summed_up_once_in_four_weeks_for_two_years():
     shop.tick("2027-06-01")
     told = [(value["t"], value["rfm"]) for value in summaries(shop)]
     days = [ms(day) // DAY_MS for day, _ in told]
-    assert {later - earlier for earlier, later in zip(days, days[1:], strict=False)} == {28}
+    assert {later - earlier for earlier, later in pairwise(days)} == {28}
     assert ms(told[-1][0]) <= later("2025-01-15", days=104 * 7) < later(told[-1][0], days=28)
     assert [rfm is not None for _, rfm in told] == [ms(day) <= later("2025-01-16", days=180) for day, _ in told]
     last = summaries(shop)[-1]

@@ -114,9 +114,7 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
         datadir=str(config.datadir),
     )
     app.metrics.registry.register(CustomersCollector(app.lanes))
-    app.metrics.registry.register(
-        ModelCollector(lambda: [models.latest] if models.latest else [], app.lanes, customers.shop.days)
-    )
+    app.metrics.registry.register(ModelCollector(models.latest.values, app.lanes, customers.shop.days))
     app.on_before_shutdown.connect(models.on_shutdown)
     if config.clock == "wall":
         _write_ticks(app, config.tick_s, wall)

@@ -24,8 +24,8 @@ from schemas.snapshots import Snapshot
 from schemas.topics import CONTROL
 from schemas.values import rfc3339
 from worker import bootstrap, settings
-from worker.recall.risk.features import NAMES, SCHEMA_HASH
 from worker.recall.risk.baselines import Baselines
+from worker.recall.risk.features import NAMES, SCHEMA_HASH
 from worker.recall.risk.model import RiverModel
 from worker.recall.risk.scorer import Scorer
 from worker.replay import Fed, Replay

@@ -309,7 +309,7 @@ class Customers:
             state.visit_due = days.start(_next(today, summary_day, SUMMARY_DAYS))
         if account.profiling_opted_out:
             return effects
-        told = history(state, today)
+        told = history(state, today, self._days)
         if told is None:  # all orders came late
             return [*effects, Count("history unknown")]
         if remembered and (today - summary_day) % SUMMARY_DAYS < VISIT_DAYS:
@@ -453,7 +453,7 @@ class Customers:
         if scorer is None or state.account.profiling_opted_out:
             return
         today = self._days.of(at)
-        told = history(state, today)
+        told = history(state, today, self._days)
         if told is not None:
             seen = features.compute(state, today, self._days)
             _keep_risk(state, scorer, scorer.score(seen, told), at)
@@ -541,7 +541,7 @@ class Customers:
         """Score anew, and say what moved the score."""
         today = self._days.of(at)
         model = self._scorer(shared, self.shop.horizon_days)
-        told = history(state, today)
+        told = history(state, today, self._days)
         if model is None or told is None:
             return None
         seen = features.compute(state, today, self._days)
