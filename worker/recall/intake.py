@@ -85,11 +85,14 @@ def order(profile: Profile, body: Order, at: int, clock: int, days: Days) -> str
     rfm.prune(account.weeks, this_week)
     profile.orders += 1
     account.spent += body.net_minor
-    account.discounted += bool(body.coupon or body.discount_minor)
     account.first_order_at = min(account.first_order_at or at, at)
     profile.last_order_at = max(profile.last_order_at, at)
     past = past or _keep(profile, PastOrder(order_id, at), days)
     past.at, past.net = at, body.net_minor
+    past.products = len({item.product_id for item in body.items})
+    past.discounted = bool(body.coupon or body.discount_minor)
+    account.products += past.products
+    account.discounted += past.discounted
     _buy(profile.taste, body.items)
     profile.saw(ORDER, day)
     if open_day is None:
@@ -160,6 +163,8 @@ def _undo(profile: Profile, past: PastOrder, days: Days) -> None:
     rfm.add(account.weeks, days.week(days.of(past.at)), orders=-1, revenue=-past.net, refunds=-past.refunded)
     profile.orders -= 1
     account.spent -= past.net
+    account.products -= past.products
+    account.discounted -= past.discounted
     account.refunded -= past.refunded
     past.refunded = 0
     standing = [other.at for other in account.latest_orders if other.at and not other.cancelled]

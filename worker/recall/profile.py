@@ -90,6 +90,9 @@ class PastOrder(msgspec.Struct, array_like=True, gc=False):
     net: int = 0
     cancelled: bool = False
     refunded: int = 0
+    products: int = 0
+    """Distinct ones."""
+    discounted: bool = False
 
 
 class Episode(msgspec.Struct, array_like=True, gc=False):
@@ -154,6 +157,8 @@ class Account(msgspec.Struct, array_like=True, gc=False):
     """Since the last order: the first day with an alert, 0 for none yet, -1 once the horizon has passed."""
     earlier_order_days: list[int] = []
     """Of the orders that the latest ones have displaced, the days; ascending, see `intake`."""
+    products: int = 0
+    """Distinct ones of each order, over all orders."""
 
     def find_order(self, order_id: bytes) -> PastOrder | None:
         for order in self.latest_orders:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 from math import log1p, sqrt
-from typing import TYPE_CHECKING, Final
+from operator import sub
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker.recall import rfm
 from worker.recall.profile import Gaps
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from worker.recall.days import Days
-    from worker.recall.profile import Profile
+    from worker.recall.profile import Contact, Profile
     from worker.recall.windows import Sparse
 
-WINDOWS_DAYS: Final = (1, 7, 30, 90)
+WINDOWS_DAYS: Final = (1, 7, 14, 30, 60, 90)
 TREND_DAYS: Final = 30
 RECENCY_MAX_DAYS: Final = DAYS_KEPT + 1
 """Stands for everything that the days kept do not reach, never included."""
@@ -34,6 +35,13 @@ NEVER_DAYS: Final = 999
 """Stands for never, where a recency is known beyond the days kept."""
 ASSUMED_GAP_DAYS: Final = 30
 """One gap of this length is assumed beside those seen, so that a rhythm is defined from the first day on."""
+LATE_DAYS: Final = 7
+"""Added to the deviation of gaps: by how much even the most regular customer may be late."""
+OVERDUE: Final = 2
+"""After how many of the usual gaps a customer is overdue."""
+MONEY_WEEKS: Final = (26, 52)
+"""Of shorter times the money says nothing beside the counts of orders: measured, it made the model worse."""
+CONTACT_DAYS: Final = (30, 90)
 
 SCALE: Final = 1000
 _LIMIT: Final = 32_767
@@ -43,26 +51,39 @@ _TREND_UNIT = f"log1p(count in {TREND_DAYS} days) - log1p(count in the {TREND_DA
 
 def _schema() -> Iterator[tuple[str, str]]:
     """Yield names and units, in order."""
-    for channel in CHANNELS:
-        for days in WINDOWS_DAYS:
+    for days in WINDOWS_DAYS:
+        for channel in CHANNELS:
             yield f"{channel}_{days}d", "log1p(count)"
+    for channel in CHANNELS:
         yield f"{channel}_trend", _TREND_UNIT
+    for channel in CHANNELS:
         yield f"{channel}_recency", f"log1p(days, at most {RECENCY_MAX_DAYS})"
     for rhythm in ("active", "order"):
+        yield f"{rhythm}_days", "log1p(count)"
         yield f"{rhythm}_recency_days", f"log1p(days, at most {NEVER_DAYS})"
         yield f"{rhythm}_gap_mean", f"log1p(days, one gap of {ASSUMED_GAP_DAYS} assumed)"
         yield f"{rhythm}_gap_deviation", "log1p(days)"
         yield f"{rhythm}_gap_last", "log1p(days, 0 where not known)"
-        yield f"{rhythm}_overdue", f"log1p({rhythm}_recency_days / {rhythm}_gap_mean, as days)"
-    yield "orders_52w", "log1p(count)"
-    yield "net_revenue_52w", "signed log1p(minor units)"
+        yield f"{rhythm}_gaps_since", f"log1p({rhythm}_recency_days / {rhythm}_gap_mean, as days)"
+        yield f"{rhythm}_lateness", f"signed log1p((recency - gap mean) / (gap deviation + {LATE_DAYS}), as days)"
+        yield f"{rhythm}_overdue", f"0 or 1: recency over {OVERDUE} x gap mean, as days"
+    for weeks in MONEY_WEEKS:
+        yield f"orders_{weeks}w", "log1p(count)"
+    for weeks in MONEY_WEEKS:
+        yield f"net_revenue_{weeks}w", "signed log1p(minor units)"
     yield "order_value_52w", "log1p(minor units an order)"
     yield "refund_share_52w", "share of revenue, 0 to 1"
     yield "discount_share", "share of orders, 0 to 1"
+    yield "products", "log1p(distinct ones of each order, over all orders)"
+    yield "products_an_order", "log1p(count an order)"
+    yield "products_last_order", "log1p(count)"
     yield "tenure", "log1p(days)"
     for tier in Tier:
         yield f"tier_{tier.label}", "0 or 1"
     yield "tier_age", f"log1p(days, at most {NEVER_DAYS})"
+    for days in CONTACT_DAYS:
+        yield f"touches_{days}d", "log1p(count)"
+    yield "touch_recency", f"log1p(days, at most {RECENCY_MAX_DAYS})"
 
 
 _SCHEMA = tuple(_schema())
@@ -82,33 +103,45 @@ def plain(thousandths: Sequence[int]) -> list[float]:
     return [value / SCALE for value in thousandths]
 
 
+class _Orders(NamedTuple):
+    """What the orders that the row knows singly say as of the start of a day; money in minor units."""
+
+    last_day: int
+    """With an order; 0 where there is none."""
+    day_before: int
+    """The last one with an order before that; 0 where it is not known."""
+    last_products: int
+    this_week: int
+    """Orders in the days of the week that are over."""
+    this_week_net: int
+    later: int
+    """Orders that the row has already, but of the day or after it, which are not to be seen."""
+    later_products: int
+    later_discounted: int
+
+
 def compute(profile: Profile, t_day: int, days: Days) -> list[int]:
     """Return the features as of the start of the day, in thousandths and in the order of `NAMES`.
 
     The row is not to have gone on beyond that day, since it forgets days at the other end.
     """
     values: list[int] = []
-    active = _channels(profile, t_day, values)
+    active_gap = _channels(profile, t_day, values)
     active_days, order_days = _open_days(profile, t_day)
-    last_active = t_day - active[0] if active else max([*active_days, profile.active_gaps.last_day])
-    _rhythm(
-        profile.active_gaps, active_days, last_active, active[1] - active[0] if len(active) > 1 else 0, t_day, values
-    )
-    last_order, order_before = _last_orders(profile, days.start(t_day), days)
-    _rhythm(
-        profile.account.order_gaps,
-        order_days,
-        last_order,
-        last_order - order_before if order_before else 0,
-        t_day,
-        values,
-    )
-    _money(profile, days.week(t_day), values)
+    last_active = active_days[-1] if active_days else profile.active_gaps.last_day
+    _rhythm(profile.active_gaps, active_days, last_active, active_gap, t_day, values)
+    account = profile.account
+    start, week = days.start(t_day), days.week(t_day)
+    orders = _orders(profile, start, days.start(days.monday(week)), days)
+    order_gap = orders.last_day - orders.day_before if orders.day_before else 0
+    _rhythm(account.order_gaps, order_days, orders.last_day, order_gap, t_day, values)
+    _money(profile, week, orders, values)
     standing = profile.standing
     values.append(_log_count(max(0, t_day - days.of(profile.first_at))) if profile.first_at else 0)
     values += _TIER_FLAGS[standing.tier]
     since = standing.since
     values.append(_log_count(min(NEVER_DAYS, max(0, t_day - days.of(since)) if since else NEVER_DAYS)))
+    _contacts(account.contacts, t_day, start, days, values)
     return values
 
 
@@ -124,54 +157,44 @@ def _log(x: float) -> int:
     return min(_LIMIT, round(log1p(x) * SCALE)) if x >= 0 else -_log(-x)
 
 
-_LOGS: Final = tuple(map(_log, range(1024)))
+_LOGS: Final = tuple(map(_log, range(2048)))
 
 
 def _log_count(n: int) -> int:
     return _LOGS[n] if 0 <= n < len(_LOGS) else _log(n)
 
 
-_PERIOD_ENDS: Final = (1, 7, TREND_DAYS, 2 * TREND_DAYS, DAYS_KEPT)
-_PERIOD_OF: Final = tuple(next(i for i, end in enumerate(_PERIOD_ENDS) if age <= end) for age in range(DAYS_KEPT + 1))
-"""By age in days, the period that it lies in."""
+_PERIOD_OF: Final = tuple(next(i for i, end in enumerate(WINDOWS_DAYS) if age <= end) for age in range(DAYS_KEPT + 1))
+"""By age in days, the shortest window that reaches it."""
+_MONTH, _TWO_MONTHS = WINDOWS_DAYS.index(TREND_DAYS), WINDOWS_DAYS.index(2 * TREND_DAYS)
 
 
-_UNUSED: Final = (0, 0, 0, 0, 0, _LOGS[RECENCY_MAX_DAYS])
-"""Of a channel without an event in the days kept."""
-
-
-def _channels(profile: Profile, t_day: int, values: list[int]) -> list[int]:
-    """Append counts, trend and recency by channel; return the ages of the last two days with a session."""
+def _channels(profile: Profile, t_day: int, values: list[int]) -> int:
+    """Append counts, trend and recency by channel; return the gap between the last two days with a session, 0 if none."""
     arrays = profile.counts_by_day()
-    periods = [[0] * len(CHANNELS) for _ in _PERIOD_ENDS]
+    pairs: list[list[int]] = [[] for _ in WINDOWS_DAYS]
     for array in arrays:
-        numbers = iter(array)
-        age = t_day - next(numbers)
+        age = t_day - array[0]
         if 0 < age <= DAYS_KEPT:
-            period = periods[_PERIOD_OF[age]]
-            for channel in numbers:
-                period[channel] += next(numbers)
+            pairs[_PERIOD_OF[age]] += array[1:]
+    counts = [0] * len(CHANNELS)
+    windows = []
+    for flat in pairs:
+        numbers = iter(flat)
+        for channel, n in zip(numbers, numbers, strict=True):
+            counts[channel] += n
+        windows.append(counts[:])
+    log = _LOGS.__getitem__ if max(counts) < len(_LOGS) else _log
+    for window in windows:
+        values += map(log, window)
+    month = windows[_MONTH]
+    before = map(log, map(sub, windows[_TWO_MONTHS], month))
+    values += map(sub, map(log, month), before)
     active = _last_sessions(arrays, t_day)
     recencies = _recencies(profile, arrays, t_day)
     recencies[SESSION] = active[0] if active else RECENCY_MAX_DAYS
-    for day, week, month, month_before, rest, recency in zip(*periods, recencies, strict=True):
-        if recency == RECENCY_MAX_DAYS:
-            values += _UNUSED
-            continue
-        in_week = day + week
-        in_month = in_week + month
-        in_all = in_month + month_before + rest
-        logs = _LOGS if in_all < len(_LOGS) else {n: _log(n) for n in (day, in_week, in_month, in_all, month_before)}
-        month_log = logs[in_month]
-        values += (
-            logs[day],
-            logs[in_week],
-            month_log,
-            logs[in_all],
-            month_log - logs[month_before],
-            _LOGS[recency],
-        )
-    return active
+    values += map(_LOGS.__getitem__, recencies)
+    return active[1] - active[0] if len(active) > 1 else 0
 
 
 def _last_sessions(arrays: list[Sparse], t_day: int) -> list[int]:
@@ -209,40 +232,96 @@ def _open_days(profile: Profile, t_day: int) -> tuple[list[int], list[int]]:
     return active, ordered
 
 
-def _last_orders(profile: Profile, start: int, days: Days) -> tuple[int, int]:
-    """Return the last two days with an order before `start`; 0 where there is none, or it is not known."""
-    last = 0
-    orders = [order.at for order in profile.account.latest_orders if order.at < start and not order.cancelled]
-    for at in sorted(orders, reverse=True):
-        day = days.of(at)
-        if last and day < last:
-            return last, day
-        last = day
-    if not last and 0 < profile.last_order_at < start:
-        last = days.of(profile.last_order_at)
-    return last, 0
+def _orders(profile: Profile, start: int, monday: int, days: Days) -> _Orders:
+    """Go through the latest orders, as of the day that begins at `start` in the week that begins at `monday`."""
+    last_at = last_products = this_week = this_week_net = later = later_products = later_discounted = 0
+    times = []
+    for order in profile.account.latest_orders:
+        at = order.at
+        if order.cancelled or not at:
+            continue
+        if at >= start:
+            later += 1
+            later_products += order.products
+            later_discounted += order.discounted
+            continue
+        times.append(at)
+        if at >= last_at:
+            last_at, last_products = at, order.products
+        if at >= monday:
+            this_week += 1
+            this_week_net += order.net
+    last_day = day_before = 0
+    if last_at:
+        last_day, begin = days.of(last_at), days.around(last_at)[0]
+        before = max([at for at in times if at < begin], default=0)
+        day_before = days.of(before) if before else 0
+    elif 0 < profile.last_order_at < start:
+        last_day = days.of(profile.last_order_at)
+    return _Orders(
+        last_day, day_before, last_products, this_week, this_week_net, later, later_products, later_discounted
+    )
 
 
 def _rhythm(gaps: Gaps, more: list[int], last_day: int, last_gap: int, t_day: int, values: list[int]) -> None:
     """Append what gaps say; `more` are days that come after those folded in."""
-    folded = Gaps(gaps.last_day, gaps.n, gaps.mean, gaps.m2) if more else gaps
-    for day in more:
-        folded.fold(day)
+    folded = gaps
+    if more:
+        folded = Gaps(gaps.last_day, gaps.n, gaps.mean, gaps.m2)
+        for day in more:
+            folded.fold(day)
     recency = min(NEVER_DAYS, t_day - last_day) if last_day else NEVER_DAYS
     mean = (folded.mean * folded.n + ASSUMED_GAP_DAYS) / (folded.n + 1)
-    values += (_log_count(recency), _log(mean), _log(sqrt(folded.variance)), _log_count(last_gap), _log(recency / mean))
-
-
-def _money(profile: Profile, week: int, values: list[int]) -> None:
-    """Append what was bought in the 52 weeks before the week."""
-    orders, revenue, refunds = rfm.sums(profile.account.weeks, week - WEEKS_KEPT + 1, week)
+    deviation = sqrt(folded.variance)
     values += (
-        _log_count(orders),
-        _log(revenue - refunds),
+        _log_count(folded.n + 1 if folded.last_day else 0),
+        _log_count(recency),
+        _log(mean),
+        _log(deviation),
+        _log_count(last_gap),
+        _log(recency / mean),
+        _log((recency - mean) / (deviation + LATE_DAYS)),
+        SCALE if recency > OVERDUE * mean else 0,
+    )
+
+
+def _money(profile: Profile, week: int, latest: _Orders, values: list[int]) -> None:
+    """Append what was bought in the weeks before this one and in its days that are over; refunds are of whole weeks."""
+    account = profile.account
+    orders, revenue, refunds = latest.this_week, latest.this_week_net, 0
+    nets = []
+    end = week
+    for weeks in MONEY_WEEKS:
+        more_orders, more_revenue, more_refunds = rfm.sums(account.weeks, week - weeks, end)
+        orders += more_orders
+        revenue += more_revenue
+        refunds += more_refunds
+        values.append(_log_count(orders))
+        nets.append(_log(revenue - refunds))
+        end = week - weeks
+    values += nets
+    all_orders, products = profile.orders - latest.later, account.products - latest.later_products
+    values += (
         _log(revenue / orders) if orders > 0 else 0,
         _share(refunds, revenue),
-        _share(profile.account.discounted, profile.orders),
+        _share(account.discounted - latest.later_discounted, all_orders),
+        _log_count(products),
+        _log(products / all_orders) if all_orders > 0 else 0,
+        _log_count(latest.last_products),
     )
+
+
+def _contacts(contacts: list[Contact], t_day: int, start: int, days: Days, values: list[int]) -> None:
+    """Append how many touches were sent within some days, and how long ago the last one was."""
+    if not contacts:
+        values += _NO_CONTACTS
+        return
+    ages = [t_day - days.of(contact.at) for contact in contacts if contact.at < start]
+    values += [_log_count(sum([age <= reach for age in ages])) for reach in CONTACT_DAYS]
+    values.append(_log_count(min([RECENCY_MAX_DAYS, *ages])))
+
+
+_NO_CONTACTS: Final = (*(0 for _ in CONTACT_DAYS), _LOGS[RECENCY_MAX_DAYS])
 
 
 def _share(part: int, whole: int) -> int:
