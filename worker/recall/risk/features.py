@@ -181,7 +181,7 @@ def _channels(profile: Profile, t_day: int, values: list[int]) -> int:
     windows = []
     for flat in pairs:
         numbers = iter(flat)
-        for channel, n in zip(numbers, numbers, strict=True):
+        for channel, n in zip(numbers, numbers):  # noqa: B905 - pairs, since arrays are
             counts[channel] += n
         windows.append(counts[:])
     log = _LOGS.__getitem__ if max(counts) < len(_LOGS) else _log
@@ -270,17 +270,21 @@ def _rhythm(gaps: Gaps, more: list[int], last_day: int, last_gap: int, t_day: in
         folded = Gaps(gaps.last_day, gaps.n, gaps.mean, gaps.m2)
         for day in more:
             folded.fold(day)
-    recency = min(NEVER_DAYS, t_day - last_day) if last_day else NEVER_DAYS
-    mean = (folded.mean * folded.n + ASSUMED_GAP_DAYS) / (folded.n + 1)
-    deviation = sqrt(folded.variance)
+    n = folded.n
+    recency = t_day - last_day
+    if recency > NEVER_DAYS or not last_day:
+        recency = NEVER_DAYS
+    mean = (folded.mean * n + ASSUMED_GAP_DAYS) / (n + 1)
+    deviation = sqrt(folded.m2 / (n - 1)) if n > 1 else 0.0
+    late = (recency - mean) / (deviation + LATE_DAYS)
     values += (
-        _log_count(folded.n + 1 if folded.last_day else 0),
-        _log_count(recency),
-        _log(mean),
-        _log(deviation),
+        _log_count(n + 1 if folded.last_day else 0),
+        _LOGS[recency],
+        round(log1p(mean) * SCALE),
+        round(log1p(deviation) * SCALE),
         _log_count(last_gap),
-        _log(recency / mean),
-        _log((recency - mean) / (deviation + LATE_DAYS)),
+        round(log1p(recency / mean) * SCALE),
+        round(log1p(late) * SCALE) if late >= 0 else -round(log1p(-late) * SCALE),
         SCALE if recency > OVERDUE * mean else 0,
     )
 
