@@ -1,16 +1,21 @@
 from math import log1p
 
 import pytest
-from test_risk_model import examples, snapshot_of, taught
+from learners import REGULAR, examples, snapshot_of, taught, thousandths
 
 from schemas.commands import Factor
+from worker.recall.lifetime.history import History
 from worker.recall.risk.explain import factors
 from worker.recall.risk.features import NAMES
-from worker.recall.risk.model import RiverModel, Scorer
+from worker.recall.risk.model import RiverModel
+from worker.recall.risk.scorer import Scorer
+
+ONCE = History(repeats=0, recency_days=0, age_days=65)
+LATE = History(repeats=3, recency_days=60, age_days=125)
 
 
 def scorer_of(**slopes):
-    """Make a scorer that is moved by the features named, against averages of 1."""
+    """Make a learner's scorer that is moved by the features named, against averages of 1."""
     model = RiverModel().to_json() | {
         "learned": 1000,
         "intercept": 0.25,
@@ -18,11 +23,11 @@ def scorer_of(**slopes):
         "means": [1.0] * len(NAMES),
         "variances": [1.0] * len(NAMES),
     }
-    return Scorer(snapshot_of(RiverModel(), model=model))
+    return Scorer(snapshot_of(RiverModel(), model=model, learner_share=1.0, lifetime=None))
 
 
 def customer(**values):
-    return [values.get(name, 1.0) for name in NAMES]
+    return thousandths([values.get(name, 1.0) for name in NAMES])
 
 
 def log(n):
@@ -31,7 +36,7 @@ def log(n):
 
 def text_of(name, **values):
     own = {name: 3.0} | values
-    (factor,) = factors(scorer_of(**{name: 1.0}), customer(**own), top=1)
+    (factor,) = factors(scorer_of(**{name: 1.0}), customer(**own), REGULAR, top=1)
     assert factor["feature"] == name
     return factor["text"]
 
@@ -60,6 +65,16 @@ def text_of(name, **values):
             {"search_30d": log(1), "search_trend": log(1)},
             "1 search in 30 days, none in the 30 days before",
         ),
+        (
+            "sign_in_trend",
+            {"sign_in_30d": log(4), "sign_in_trend": log(4) - log(28)},
+            "sign-ins from daily to weekly",
+        ),
+        (
+            "session_trend",
+            {"session_30d": log(30), "session_trend": log(30) - log(24)},
+            "sessions up 25% against the 30 days before",
+        ),
         ("sign_in_7d", {"sign_in_7d": log(0)}, "no sign-ins in 7 days"),
         ("session_90d", {"session_90d": log(1200)}, "1,200 sessions in 90 days"),
         ("session_1d", {"session_1d": log(2)}, "2 sessions in 1 day"),
@@ -67,9 +82,26 @@ def text_of(name, **values):
         ("checkout_recency", {"checkout_recency": log(1)}, "last checkout 1 day ago"),
         ("order_recency_days", {"order_recency_days": log(240)}, "last order 240 days ago"),
         ("order_recency_days", {"order_recency_days": log(999)}, "no orders known"),
+        ("active_days", {"active_days": log(34)}, "34 active days so far"),
+        ("order_days", {"order_days": log(3)}, "orders on 3 days so far"),
+        (
+            "order_lateness",
+            {"order_lateness": log(2.3), "order_recency_days": log(45), "order_gap_mean": log(20)},
+            "last order 45 days ago, after 20 days as a rule",
+        ),
+        (
+            "active_overdue",
+            {"active_overdue": 2.0, "active_recency_days": log(9), "active_gap_mean": log(1)},
+            "overdue: last active day 9 days ago, after 1 day as a rule",
+        ),
         (
             "order_overdue",
-            {"order_overdue": log(2.3), "order_recency_days": log(45)},
+            {"order_overdue": 0.0, "order_recency_days": log(9), "order_gap_mean": log(20)},
+            "not overdue: last order 9 days ago, after 20 days as a rule",
+        ),
+        (
+            "order_gaps_since",
+            {"order_gaps_since": log(2.3), "order_recency_days": log(45)},
             "last order 45 days ago, 2.3 times the usual gap",
         ),
         ("active_gap_mean", {"active_gap_mean": log(4)}, "about 4 days between active days"),
@@ -77,10 +109,17 @@ def text_of(name, **values):
         ("order_gap_last", {"order_gap_last": log(19)}, "19 days between the last two orders"),
         ("order_gap_last", {"order_gap_last": 0.0}, "no time between orders known"),
         ("orders_52w", {"orders_52w": log(5)}, "5 orders in 52 weeks"),
+        ("orders_26w", {"orders_26w": log(1)}, "1 order in 26 weeks"),
+        ("net_revenue_26w", {"net_revenue_26w": 1.5}, "net revenue of 26 weeks above the average customer's"),
         ("net_revenue_52w", {"net_revenue_52w": 0.5}, "net revenue of 52 weeks below the average customer's"),
         ("order_value_52w", {"order_value_52w": 1.5}, "average order value above the average customer's"),
         ("refund_share_52w", {"refund_share_52w": 0.25}, "25% of the revenue refunded"),
         ("discount_share", {"discount_share": 0.667}, "67% of the orders with a discount"),
+        ("products", {"products": log(1234)}, "1,234 products bought so far"),
+        ("products_an_order", {"products_an_order": log(12.4)}, "about 12 products an order"),
+        ("products_last_order", {"products_last_order": log(1)}, "1 product in the last order"),
+        ("touch_30d", {"touch_30d": log(2)}, "2 touches in 30 days"),
+        ("touch_recency", {"touch_recency": log(91)}, "no touches in 90 days"),
         ("tenure", {"tenure": log(400)}, "customer for 400 days"),
         ("tier_high", {"tier_high": 0.0}, "not of the tier high"),
         ("tier_silent", {"tier_silent": 2.0}, "of the tier silent"),
@@ -99,7 +138,8 @@ def test_every_feature_has_words(name):
 
 def test_what_says_the_same_is_one_factor():
     scorer = scorer_of(view_7d=1.0, view_30d=2.0, view_90d=-1.5, search_30d=-0.5, tenure=0.1)
-    told = factors(scorer, customer(view_7d=2.0, view_30d=2.0, view_90d=2.0, search_30d=0.0, tenure=0.0))
+    seen = customer(view_7d=2.0, view_30d=2.0, view_90d=2.0, search_30d=0.0, tenure=0.0)
+    told = factors(scorer, seen, REGULAR)
     assert [(factor["feature"], factor["contribution"]) for factor in told] == [
         ("view_30d", 1.5),
         ("search_30d", 0.5),
@@ -107,12 +147,35 @@ def test_what_says_the_same_is_one_factor():
     ]
 
 
-def test_all_factors_and_the_intercept_sum_up_to_the_logit():
+def test_what_did_not_move_the_score_is_no_factor():
+    assert [factor["feature"] for factor in factors(scorer_of(tenure=1.0), customer(tenure=3.0), REGULAR)] == ["tenure"]
+    assert factors(scorer_of(tenure=1.0), customer(), REGULAR) == []
+
+
+@pytest.mark.parametrize(
+    ("history", "text"),
+    [
+        (LATE, "orders every 20 days as a rule, last one 65 days ago"),
+        (ONCE, "one order so far, 65 days ago"),
+        (History(repeats=2, recency_days=2, age_days=3), "orders every 1 day as a rule, last one 1 day ago"),
+    ],
+)
+def test_before_there_are_labels_the_rhythm_of_orders_is_the_only_factor(history, text):
+    scorer = Scorer(snapshot_of(None))
+    (factor,) = factors(scorer, customer(), history)
+    assert (factor["feature"], factor["text"]) == ("rhythm", text)
+    assert scorer.intercept + factor["contribution"] == pytest.approx(scorer.logit(customer(), history), abs=1e-6)
+
+
+@pytest.mark.parametrize("history", [REGULAR, ONCE, LATE])
+def test_all_factors_and_the_intercept_sum_up_to_the_logit(history):
     scorer = Scorer(snapshot_of(taught(RiverModel)))
     for features, *_ in examples(20, seed=6):
-        told = factors(scorer, features, top=len(NAMES))
+        seen = thousandths(features)
+        told = factors(scorer, seen, history, top=len(NAMES))
         total = scorer.intercept + sum(factor["contribution"] for factor in told)
-        assert total == pytest.approx(scorer.logit(features), abs=1e-4)
+        assert total == pytest.approx(scorer.logit(seen, history), abs=1e-4)
+        assert "rhythm" in {factor["feature"] for factor in told}
         sizes = [abs(factor["contribution"]) for factor in told]
         assert sizes == sorted(sizes, reverse=True)
         for factor in told:

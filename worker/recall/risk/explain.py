@@ -11,7 +11,17 @@ from functools import partial
 from math import expm1
 from typing import TYPE_CHECKING, Any, Final
 
-from worker.recall.risk.features import NAMES, NEVER_DAYS, RECENCY_MAX_DAYS, SCALE, TREND_DAYS, WINDOWS_DAYS
+from worker.recall.lifetime.history import History
+from worker.recall.risk.features import (
+    CONTACT_DAYS,
+    MONEY_WEEKS,
+    NAMES,
+    NEVER_DAYS,
+    RECENCY_MAX_DAYS,
+    SCALE,
+    TREND_DAYS,
+    WINDOWS_DAYS,
+)
 from worker.recall.risk.scorer import RHYTHM
 from worker.recall.tiers import Tier
 from worker.recall.windows import CHANNELS, DAYS_KEPT
@@ -19,7 +29,6 @@ from worker.recall.windows import CHANNELS, DAYS_KEPT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from worker.recall.lifetime.history import History
     from worker.recall.risk.scorer import Scorer
 
     Wording = Callable[[Mapping[str, float], Mapping[str, float]], str]
@@ -39,23 +48,46 @@ _NOUNS: Final = {
     "order": ("order", "orders"),
     "refund": ("refund", "refunds"),
     "message_click": ("click in a message", "clicks in messages"),
+    "touch": ("touch", "touches"),
 }
+_HABITS: Final = frozenset({"session", "check_in", "sign_in"})
+"""Channels of which is said how often they are used, rather than how much."""
+_PACES: Final = ((20, "daily"), (8, "several times a week"), (3, "weekly"), (1, "now and then"))
+"""How often that is, by the least number of times in 30 days."""
 
 
 def factors(scorer: Scorer, seen: Sequence[int], history: History, top: int = 3) -> list[dict[str, Any]]:
-    """Return the `top` factors that moved the score most, up or down, greatest first, as `schemas.commands.Factor`."""
+    """Return the `top` factors that moved the score most, up or down, greatest first, as `schemas.commands.Factor`.
+
+    `seen` are features in thousandths. What did not move it at all is left out.
+    """
     groups: dict[str, list[tuple[str, float]]] = {}
     for name, contribution in scorer.contributions(seen, history):
-        groups.setdefault(_WORDINGS[name][0], []).append((name, contribution))
+        groups.setdefault(_GROUPS[name], []).append((name, contribution))
     sums = [(sum(contribution for _, contribution in members), members) for members in groups.values()]
     sums.sort(key=lambda group: -abs(group[0]))
     features = {name: value / SCALE for name, value in zip(NAMES, seen, strict=True)}
     means = {name: mean / SCALE for name, mean in zip(NAMES, scorer.means, strict=True)}
     told = []
     for total, members in sums[:top]:
-        name = max(members, key=lambda member: member[1] if total > 0 else -member[1])[0]
-        told.append({"feature": name, "contribution": round(total, 6), "text": _WORDINGS[name][1](features, means)})
+        contribution = round(total, 6)
+        if contribution:
+            name = max(members, key=lambda member: member[1] if total > 0 else -member[1])[0]
+            text = _rhythm(history) if name == RHYTHM else _WORDINGS[name](features, means)
+            told.append({"feature": name, "contribution": contribution, "text": text})
     return told
+
+
+def _rhythm(history: History) -> str:
+    """Say what BG/NBD goes by.
+
+    >>> _rhythm(History(repeats=3, recency_days=60, age_days=125))
+    'orders every 20 days as a rule, last one 65 days ago'
+    """
+    since = _days(history.age_days - history.recency_days)
+    if not history.repeats:
+        return f"one order so far, {since} ago"
+    return f"orders every {_days(round(history.recency_days / history.repeats))} as a rule, last one {since} ago"
 
 
 def _number(value: float) -> int:
@@ -83,14 +115,25 @@ def _count(channel: str, days: int, seen: Mapping[str, float], _: Mapping[str, f
 
 def _trend(channel: str, seen: Mapping[str, float], _: Mapping[str, float]) -> str:
     month = seen[f"{channel}_{TREND_DAYS}d"]
-    now, before = _number(month), _number(month - seen[f"{channel}_trend"])
+    now, before = _number(month), max(0, _number(month - seen[f"{channel}_trend"]))
     many = _NOUNS[channel][1]
     if not now or not before:
         there = f"{before:,}" if before else "none"
         return f"{_some(now, channel)} in {TREND_DAYS} days, {there} in the {TREND_DAYS} days before"
+    if channel in _HABITS and (pace := _pace(now)) != (pace_before := _pace(before)):
+        return f"{many} from {pace_before} to {pace}"
     change = round(100 * (now - before) / before)
     moved = f"{'up' if change > 0 else 'down'} {abs(change)}%" if change else "unchanged"
     return f"{many} {moved} against the {TREND_DAYS} days before"
+
+
+def _pace(n: int) -> str:
+    """Return how often something is done so many times in 30 days.
+
+    >>> _pace(28), _pace(4)
+    ('daily', 'weekly')
+    """
+    return next(pace for least, pace in _PACES if n >= least)
 
 
 def _recency(channel: str, seen: Mapping[str, float], _: Mapping[str, float]) -> str:
@@ -122,8 +165,34 @@ def _gap_last(rhythm: str, seen: Mapping[str, float], _: Mapping[str, float]) ->
     return f"{_days(days)} between the last two {many}" if days else f"no time between {many} known"
 
 
+def _gaps_since(rhythm: str, seen: Mapping[str, float], means: Mapping[str, float]) -> str:
+    return f"{_last(rhythm, seen, means)}, {expm1(seen[f'{rhythm}_gaps_since']):.1f} times the usual gap"
+
+
+def _lateness(rhythm: str, seen: Mapping[str, float], means: Mapping[str, float]) -> str:
+    return f"{_last(rhythm, seen, means)}, after {_days(_number(seen[f'{rhythm}_gap_mean']))} as a rule"
+
+
 def _overdue(rhythm: str, seen: Mapping[str, float], means: Mapping[str, float]) -> str:
-    return f"{_last(rhythm, seen, means)}, {expm1(seen[f'{rhythm}_overdue']):.1f} times the usual gap"
+    overdue = "overdue" if seen[f"{rhythm}_overdue"] else "not overdue"
+    return f"{overdue}: {_lateness(rhythm, seen, means)}"
+
+
+def _day_count(rhythm: str, seen: Mapping[str, float], _: Mapping[str, float]) -> str:
+    one, many = _RHYTHMS[rhythm][:2]
+    n = _number(seen[f"{rhythm}_days"])
+    if rhythm == "active":
+        return f"{n:,} {one if n == 1 else many} so far"
+    return f"{many} on {_days(n)} so far"
+
+
+def _orders(weeks: int, seen: Mapping[str, float], _: Mapping[str, float]) -> str:
+    return f"{_some(_number(seen[f'orders_{weeks}w']), 'order')} in {weeks} weeks"
+
+
+def _products(value: float) -> str:
+    n = _number(value)
+    return "1 product" if n == 1 else f"{n:,} products"
 
 
 def _against_average(name: str, words: str, seen: Mapping[str, float], means: Mapping[str, float]) -> str:
@@ -147,21 +216,36 @@ def _wordings() -> Iterator[tuple[str, str, Wording]]:
         yield f"{channel}_trend", channel, partial(_trend, channel)
         yield f"{channel}_recency", channel, partial(_recency, channel)
     for rhythm, (_, _, channel) in _RHYTHMS.items():
+        yield f"{rhythm}_days", channel, partial(_day_count, rhythm)
         yield f"{rhythm}_recency_days", channel, partial(_last, rhythm)
         yield f"{rhythm}_gap_mean", channel, partial(_gap_mean, rhythm)
         yield f"{rhythm}_gap_deviation", channel, partial(_gap_deviation, rhythm)
         yield f"{rhythm}_gap_last", channel, partial(_gap_last, rhythm)
+        yield f"{rhythm}_gaps_since", channel, partial(_gaps_since, rhythm)
+        yield f"{rhythm}_lateness", channel, partial(_lateness, rhythm)
         yield f"{rhythm}_overdue", channel, partial(_overdue, rhythm)
-    yield "orders_52w", "order", lambda seen, _: f"{_some(_number(seen['orders_52w']), 'order')} in 52 weeks"
-    for name, words in (("net_revenue_52w", "net revenue of 52 weeks"), ("order_value_52w", "average order value")):
-        yield name, "money", partial(_against_average, name, words)
+    for weeks in MONEY_WEEKS:
+        yield f"orders_{weeks}w", "order", partial(_orders, weeks)
+        name = f"net_revenue_{weeks}w"
+        yield name, "money", partial(_against_average, name, f"net revenue of {weeks} weeks")
+    yield "order_value_52w", "money", partial(_against_average, "order_value_52w", "average order value")
     yield "refund_share_52w", "refund", lambda seen, _: f"{seen['refund_share_52w']:.0%} of the revenue refunded"
     yield "discount_share", "discount", lambda seen, _: f"{seen['discount_share']:.0%} of the orders with a discount"
+    yield "products", "products", lambda seen, _: f"{_products(seen['products'])} bought so far"
+    yield "products_an_order", "products", lambda seen, _: f"about {_products(seen['products_an_order'])} an order"
+    yield (
+        "products_last_order",
+        "products",
+        lambda seen, _: f"{_products(seen['products_last_order'])} in the last order",
+    )
     yield "tenure", "tenure", lambda seen, _: f"customer for {_days(_number(seen['tenure']))}"
     for tier in Tier:
         yield f"tier_{tier.label}", "tier", partial(_tier, tier)
     yield "tier_age", "tier", _tier_age
-    yield RHYTHM, "rhythm", lambda _seen, _means: "the rhythm of orders so far"
+    for days in CONTACT_DAYS:
+        yield f"touch_{days}d", "touch", partial(_count, "touch", days)
+    yield "touch_recency", "touch", partial(_recency, "touch")
 
 
-_WORDINGS: Final = {name: (group, wording) for name, group, wording in _wordings()}
+_WORDINGS: Final = {name: wording for name, _, wording in _wordings()}
+_GROUPS: Final = {name: group for name, group, _ in _wordings()} | {RHYTHM: RHYTHM}

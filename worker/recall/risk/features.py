@@ -82,7 +82,7 @@ def _schema() -> Iterator[tuple[str, str]]:
         yield f"tier_{tier.label}", "0 or 1"
     yield "tier_age", f"log1p(days, at most {NEVER_DAYS})"
     for days in CONTACT_DAYS:
-        yield f"touches_{days}d", "log1p(count)"
+        yield f"touch_{days}d", "log1p(count)"
     yield "touch_recency", f"log1p(days, at most {RECENCY_MAX_DAYS})"
 
 
