@@ -142,7 +142,7 @@ SETTINGS = [
     ({"partitions": 0}, "partitions = 0: Input should be greater than or equal to 1"),
     ({"horizons_days": "30,400"}, "horizons_days.1 = '400': Input should be less than or equal to 365"),
     ({"horizons_days": "30,30"}, "horizons_days = '30,30': allowed is each horizon once"),
-    ({"horizons_days": ""}, "horizons_days = '': Tuple should have at least 1 item"),
+    ({"horizons_days": ""}, "horizons_days = (): Tuple should have at least 1 item"),
     ({"example_share": 0}, "example_share = 0: Input should be greater than 0"),
     ({"live_from": "2026-01-01T00:00:00"}, "live_from = '2026-01-01T00:00:00': Input should have timezone info"),
     ({"salt": ""}, "salt: String should have at least 1 character"),

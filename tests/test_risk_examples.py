@@ -6,6 +6,7 @@ import pytest
 from customers import Backlog, SmallShop, later, make_shop, ms, playbook, scorer, snapshot
 
 from worker.recall.days import DAY_MS
+from worker.recall.lifetime.history import History
 from worker.recall.risk.features import NAMES
 from worker.recall.risk.scorer import Scorer
 
@@ -153,8 +154,7 @@ def test_an_example_carries_what_the_snapshots_in_force_at_its_time_said():
         assert [value["predicted"] is None for value in told] == [value["t"] < since for value in told]
         said = next(value for value in told if value["predicted"])
         seen = [round(1000 * x) for x in said["features"]]
-        history = type("History", (), said["history"])
-        predictions = models[horizon_days, version].predictions(seen, history)
+        predictions = models[horizon_days, version].predictions(seen, History(**said["history"]))
         assert said["predicted"] == {"version": version, **predictions._asdict()}
     assert shop.row("bob").account.risk_version == 7
 
@@ -204,7 +204,9 @@ def test_every_user_with_orders_is_summed_up_once_in_four_weeks_for_two_years():
     days = [ms(day) // DAY_MS for day, _ in told]
     assert {later - earlier for earlier, later in pairwise(days)} == {28}
     assert ms(told[-1][0]) <= later("2025-01-15", days=104 * 7) < later(told[-1][0], days=28)
-    assert [rfm is not None for _, rfm in told] == [ms(day) <= later("2025-01-16", days=180) for day, _ in told]
+    assert [rfm is not None for _, rfm in told] == [
+        ms("2025-01-15") <= ms(day) <= later("2025-01-16", days=180) for day, _ in told
+    ]
     last = summaries(shop)[-1]
     assert last["history"] == {"repeats": 1, "recency_days": 14, "age_days": days[-1] - ms(FIRST) // DAY_MS}
     assert (last["orders"], last["mean_value"]) == (2, 12500.0)

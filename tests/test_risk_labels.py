@@ -121,10 +121,12 @@ def test_label_is_right_however_many_orders_came_since(life, data):
     assert labels.no_order(customer, T + t, horizon, DAYS) == int(not any(start < at <= end for at in standing))
 
 
-def test_days_of_displaced_orders_are_forgotten_after_more_than_a_year():
+def test_days_of_displaced_orders_are_known_for_more_than_a_year_and_take_fifty_bytes():
     customer = Profile(key=b"u", due=NEVER, silence_due=NEVER, other_due=NEVER)
     for n in range(600):
         at = DAYS.start(T + n) + 1000
         intake.order(customer, Order(f"o{n}", f"o{n}", 100, (), None, 0), at, at, DAYS)
-    displaced = customer.account.earlier_order_days
-    assert displaced == list(range(T + 600 - 400, T + 600 - 32))
+    account = customer.account
+    known = [day for day in range(T - 10, T + 700) if account.has_displaced(day, day + 1)]
+    assert known == list(range(T + 600 - 32 - 400, T + 600 - 32))
+    assert len(account.displaced) == 50

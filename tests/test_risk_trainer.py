@@ -17,7 +17,7 @@ from worker.recall.risk.baselines import Baselines
 from worker.recall.risk.features import NAMES, SCHEMA_HASH
 from worker.recall.risk.model import RiverModel
 from worker.recall.risk.scorer import Scorer, SnapshotError
-from worker.recall.risk.trainer import REFIT_DAYS, Trainer
+from worker.recall.risk.trainer import REFIT_DAYS, SUMMARIES_MIN, Trainer
 
 DAYS = Days("Europe/Berlin")
 HORIZON = 30
@@ -25,7 +25,6 @@ PARTITIONS = 3
 FIRST_T = DAYS.number(dt.date(2025, 9, 10))  # the clocks go back 46 days later
 PUBLISH_DAYS = 3
 LABELS_MIN = 60
-SUMMARIES_MIN = 30
 SAID = 2 + PARTITIONS
 """What goes out with a snapshot: its sums, itself, the adoptions."""
 
@@ -34,7 +33,6 @@ def trainer(snapshot=None, measures=None, **changes):
     settings = {
         "publish_days": PUBLISH_DAYS,
         "labels_min": LABELS_MIN,
-        "summaries_min": SUMMARIES_MIN,
         "partitions": PARTITIONS,
         "learner": "vectorised",
     }
@@ -114,7 +112,7 @@ def lines(days=40, seed=1):
             if where is not None:
                 where[draw.randrange(PARTITIONS - 1)].append(example(t, user, draw))
     for day in by_day:
-        for user in range(draw.randrange(4)):
+        for user in range(draw.randrange(4, 14)):
             by_day[day][draw.randrange(PARTITIONS - 1)].append(summary(day, user, draw))
     return by_day
 
@@ -250,7 +248,7 @@ def test_outputs_keep_the_contracts():
 def test_publishes_every_few_label_days_from_the_first_with_enough_labels():
     made = [DAYS.number(snapshot.created_label_day) for snapshot in snapshots_of(fed(trainer(), woven(lines(), 0)))]
     assert all(later - earlier >= PUBLISH_DAYS for earlier, later in itertools.pairwise(made))
-    assert not snapshots_of(fed(trainer(labels_min=10_000, summaries_min=10_000), woven(lines(), 0)))
+    assert not snapshots_of(fed(trainer(labels_min=10_000), woven(lines(days=20), 0)))
 
 
 def test_a_snapshot_is_small_whatever_the_weights():
@@ -264,7 +262,7 @@ def test_a_snapshot_is_small_whatever_the_weights():
             for user in range(150)
         ]
         due = labels.label_day(t, HORIZON, DAYS)
-        records += [summary(due, user) for user in range(40)]
+        records += [summary(due, user) for user in range(300)]
         records.append(closed(due, 0, partitions=1))
         outputs += fed(learner, enumerate(records))
     last = snapshots_of(outputs)[-1]
@@ -309,8 +307,9 @@ def test_of_two_that_differ_under_one_id_the_order_does_not_choose(kind):
         pair = [summary(day, 1, orders=orders, rfm=rfm) for orders, rfm in ((2, None), (9, {"r": 1, "f": 2, "m": 3}))]
     told = []
     for records in (pair, pair[::-1]):
-        learner = trainer(labels_min=1, partitions=1, summaries_min=1)
-        outputs = fed(learner, enumerate([*records, closed(day, 0, partitions=1)]))
+        learner = trainer(labels_min=1, partitions=1)
+        others = [summary(day, user) for user in range(2, SUMMARIES_MIN + 1)] if kind == "summary" else []
+        outputs = fed(learner, enumerate([*records, *others, closed(day, 0, partitions=1)]))
         assert learner.counts == {"duplicate": 1}
         told.append(without_offsets(outputs))
     assert told[0] == told[1] != []
@@ -333,7 +332,7 @@ def test_first_there_is_nothing_then_histories_are_the_prior_then_the_learner_ha
     learner = trainer(partitions=1)
     first = labels.label_day(FIRST_T, HORIZON, DAYS)
     assert not closing(learner, first, [summary(first, user) for user in range(SUMMARIES_MIN - 1)])
-    (prior,) = closing(learner, first + 1, [summary(first + 1, 100), example(FIRST_T + 1, 1, weight=1.0)])
+    (prior,) = closing(learner, first + 1, [summary(first + 1, 1000), example(FIRST_T + 1, 1, weight=1.0)])
     assert (prior.learner_share, prior.learned, prior.lifetime.histories) == (0.0, 1, SUMMARIES_MIN)
     known = Scorer(prior)
     seen = [0] * len(NAMES)
@@ -356,11 +355,11 @@ def test_lifetimes_are_fitted_every_four_weeks_to_the_four_weeks_before():
     learner, first = trainer(partitions=1), FIRST_T
     fitted = {}
     for day in range(first, first + 100):
-        for snapshot in closing(learner, day, [summary(day, 1000 * day + n) for n in range(3)]):
+        for snapshot in closing(learner, day, [summary(day, 1000 * day + n) for n in range(20)]):
             fitted.setdefault(snapshot.lifetime.fitted_day, snapshot.lifetime.histories)
     assert [DAYS.number(day) - first for day in fitted] == [9, 37, 65, 93]
-    assert list(fitted.values()) == [30, 3 * REFIT_DAYS, 3 * REFIT_DAYS, 3 * REFIT_DAYS]
-    assert learner.resume_offset == 4 * 94, "of the days before the last fit nothing is needed any more"
+    assert list(fitted.values()) == [200, 20 * REFIT_DAYS, 20 * REFIT_DAYS, 20 * REFIT_DAYS]
+    assert learner.resume_offset == 21 * 94, "of the days before the last fit nothing is needed any more"
 
 
 def test_a_fit_that_is_due_waits_until_enough_was_seen_in_four_weeks():
@@ -383,8 +382,8 @@ def test_quintiles_come_with_the_fit_where_they_part_the_population():
 
     found = cut({"r": 10 * n, "f": 2 + n, "m": 100 * n} for n in range(SUMMARIES_MIN))
     assert found.version == f"quintiles-{DAYS.date(FIRST_T)}"
-    assert (found.recency_days, found.frequency) == ([60, 120, 180, 240], [7, 13, 19, 25])
-    assert found.monetary == [500, 1100, 1700, 2300]
+    assert (found.recency_days, found.frequency) == ([400, 800, 1200, 1600], [41, 81, 121, 161])
+    assert found.monetary == [3900, 7900, 11900, 15900]
     assert cut({"r": n, "f": 2, "m": 100 * n} for n in range(SUMMARIES_MIN)) is None
     few = [None, *({"r": 10 * n, "f": 2 + n, "m": 100 * n} for n in range(SUMMARIES_MIN - 1))]
     assert cut(few) is None

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from worker.recall.bodies import Cancel, Feedback, Item, Order, ProfileUpdate, Refund
 
-ORDER_DAYS_KEPT = 400
-"""Longer than the longest horizon and what is late."""
 DUPLICATE = "duplicate"
 LATE = "late"
 UNKNOWN_ORDER = "unknown order"
@@ -231,11 +229,7 @@ def _keep(profile: Profile, order: PastOrder, days: Days) -> PastOrder:
         oldest = min(orders, key=lambda past: (past.at, past.id))
         orders.remove(oldest)
         if oldest.at and not oldest.cancelled:
-            # The day that ends with it: an order at midnight ends a horizon, it does not begin one.
-            day = days.of(oldest.at - 1)
-            reached = days.of(orders[-1].at or oldest.at) - ORDER_DAYS_KEPT
-            kept = {kept for kept in account.earlier_order_days if kept > reached}
-            account.earlier_order_days = sorted({*kept, day})
+            account.displace(oldest, days)
     return order
 
 

@@ -18,6 +18,7 @@ from worker.stream.processor import NEVER
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from worker.recall.days import Days
     from worker.recall.windows import Sparse
 
 VERSION = 1
@@ -34,6 +35,8 @@ FAVOURITES_KEPT = 8
 WISHES_KEPT = 16
 NAME_BYTES_MAX = 64
 HALF_HOUR_MS = 30 * 60_000
+_DISPLACED = (1 << 400) - 1
+"""Days back that are told of displaced orders: more than the longest horizon and what is late."""
 
 T = TypeVar("T")
 
@@ -155,8 +158,10 @@ class Account(msgspec.Struct, array_like=True, gc=False):
     risk_version: int = 0
     alerted_day: int = 0
     """Since the last order: the first day with an alert, 0 for none yet, -1 once the horizon has passed."""
-    earlier_order_days: list[int] = []
-    """Of the orders that the latest ones have displaced, the days; ascending, see `intake`."""
+    displaced_day: int = 0
+    displaced: bytes = b""
+    """Of the orders that the latest ones have displaced, the last day, and a bit for each day back from it, 1 where
+    there was one; see `displace`."""
     products: int = 0
     """Distinct ones of each order, over all orders."""
 
@@ -165,6 +170,26 @@ class Account(msgspec.Struct, array_like=True, gc=False):
             if order.id == order_id:
                 return order
         return None
+
+    def displace(self, order: PastOrder, days: Days) -> None:
+        """Keep of an order only its day, for the labels that look back so far.
+
+        An order at midnight ends a horizon and does not begin one: it counts to the day that ends with it.
+        """
+        day = days.of(order.at - 1)
+        bits = int.from_bytes(self.displaced)
+        if day > self.displaced_day:
+            bits <<= day - self.displaced_day
+            self.displaced_day = day
+        bits = (bits | 1 << self.displaced_day - day) & _DISPLACED
+        self.displaced = bits.to_bytes((bits.bit_length() + 7) // 8)
+
+    def has_displaced(self, first_day: int, end_day: int) -> bool:
+        """Tell whether an order that was displaced was of a day from `first_day` to the one before `end_day`."""
+        newest, oldest = max(0, self.displaced_day - end_day + 1), self.displaced_day - first_day
+        if oldest < newest or not self.displaced:
+            return False
+        return bool(int.from_bytes(self.displaced) >> newest & (1 << oldest - newest + 1) - 1)
 
     def pending_days(self) -> list[int]:
         """Return the days of which something lies beside the row."""

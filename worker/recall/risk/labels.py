@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from bisect import bisect_left
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker.recall.days import LATENESS_MS
@@ -46,9 +45,7 @@ def no_order(profile: Profile, t_day: int, horizon_days: int, days: Days) -> int
     for order in profile.account.latest_orders:
         if start < order.at <= end and not order.cancelled:
             return 0
-    earlier = profile.account.earlier_order_days
-    place = bisect_left(earlier, t_day)
-    return int(not (place < len(earlier) and earlier[place] < t_day + horizon_days))
+    return int(not profile.account.has_displaced(t_day, t_day + horizon_days))
 
 
 def example_id(salt: str, user_key: bytes, t_day: int) -> str:

@@ -45,6 +45,8 @@ ADOPTED_AFTER_DAYS: Final = 2
 """From its label day to the day on whose start a snapshot comes into force: ahead of every partition's clock."""
 REFIT_DAYS: Final = 28
 """How often lifetimes and quintiles are fitted, and of how many days the summaries are: each user's comes once."""
+SUMMARIES_MIN: Final = 200
+"""So many histories are fitted to at least, and so many users' scores divided into quintiles."""
 LEARNER_SHARE: Final = 0.5
 """Of the logit, once there are labels enough."""
 NONE_YET: Final = -1
@@ -170,11 +172,10 @@ class Trainer:
         lateness_ms: int = LATENESS_MS,
         publish_days: int = 7,
         labels_min: int = 500,
-        summaries_min: int = 200,
     ) -> None:
         """Begin anew, or where a snapshot and its sums stand; a version up to `last_version` is not given again.
 
-        From `labels_min` examples on the learner has its share, and to `summaries_min` histories lifetimes are fitted.
+        From `labels_min` examples on the learner has its share.
 
         Raises:
             SnapshotError: where the snapshot is of another horizon.
@@ -187,7 +188,6 @@ class Trainer:
         self._lateness_ms = lateness_ms
         self._publish_days = publish_days
         self._labels_min = labels_min
-        self._summaries_min = summaries_min
         self._model: Model = LEARNERS[learner]()
         self._baselines, self._measures = Baselines(), Measures()
         self._lifetime: Lifetime | None = None
@@ -379,7 +379,7 @@ class Trainer:
         if self._lifetime is not None and day < self._lifetime.fitted_day + REFIT_DAYS:
             return
         past = [t_day for t_day in self._summaries if day - REFIT_DAYS < t_day <= day]
-        if sum(len(self._summaries[t_day]) for t_day in past) < self._summaries_min:
+        if sum(len(self._summaries[t_day]) for t_day in past) < SUMMARIES_MIN:
             return
         purchases = [taken for _, taken in sorted(item for t_day in past for item in self._summaries[t_day].items())]
         from worker.recall.lifetime.fit import fit  # noqa: PLC0415 - SciPy, which workers without a trainer never load
@@ -390,7 +390,7 @@ class Trainer:
             self.counts["not fitted"] += 1
             return
         scored = [taken.rfm for taken in purchases if taken.rfm is not None]
-        if len(scored) >= self._summaries_min:
+        if len(scored) >= SUMMARIES_MIN:
             found = quintiles(f"quintiles-{self._days.date(day)}", scored)
             self._cut_points = found or self._cut_points
         self._changed = True
