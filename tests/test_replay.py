@@ -206,7 +206,7 @@ def learned(partitions):
         learner="vectorised",
         horizons_days="14,30",
     )
-    result = Result(config, simulate(users=320, days=130, seed=4))
+    result = Result(config, simulate(users=320, days=110, seed=4))
     return [(output.key, json.loads(output.value)) for output in result.outputs["churn-model"]], result
 
 

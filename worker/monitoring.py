@@ -45,7 +45,7 @@ class CustomersCollector:
         yield counted("recall_episodes_ended", "Episodes ended.", counts, "episode.", "reason")
         yield counted("recall_feedback", "What became of commands.", counts, "feedback.", "status")
         model = GaugeMetricFamily(
-            "recall_model_version", "Model in force; 0 before the first.", labels=["partition", "horizon_days"]
+            "recall_model_version", "Model in force; none before the first.", labels=["partition", "horizon_days"]
         )
         playbook = GaugeMetricFamily("recall_playbook", "1 for the one in force.", labels=["partition", "version"])
         silent = GaugeMetricFamily(
