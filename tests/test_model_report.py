@@ -109,8 +109,8 @@ def test_drift_is_told_with_its_day(show):
         bare = [Outcome(1, 1.0, (0.3, None, 0.3, 0.3), "new", False, None)] * 50
         measures.take(FIRST_DAY + i, bare)
     told = show(snapshot(measures=measures))
-    alarms = re.findall(r"(20\d\d-\d\d-\d\d)  ([a-z ]+) went (up|down) *$", told, re.MULTILINE)
-    assert {alarm[1:] for alarm in alarms} == {("base rate", "up"), ("calibration", "down")}
+    alarms = re.findall(r"(20\d\d-\d\d-\d\d)  (.+) went (up|down) *$", told, re.MULTILINE)
+    assert {alarm[1:] for alarm in alarms} == {("base rate", "up"), ("mean prediction less base rate", "down")}
     assert [day for day, *_ in alarms] == sorted(day for day, *_ in alarms)
     assert alarms[0][0] > "2024-12-08", "the last day before it moved"
 
@@ -196,7 +196,7 @@ def test_a_replay_tells_ranking_and_loss_by_horizon(half_a_year, capsys):
     assert rows["model"] == "3 snapshots"
     assert rows["  30 days"] == "4,321 labels learned, 2,400 predictions measured"
     assert rows["  60 days"] == "4,321 labels learned, 0 predictions measured"
-    assert re.fullmatch(r"model 0\.\d+, bgnbd 0\.\d+, recency 0\.\d+, constant 0\.\d+", rows["  AUC"])
+    assert re.fullmatch(r"model 0\.\d+, BG/NBD 0\.\d+, recency 0\.\d+, constant 0\.\d+", rows["  AUC"])
     assert capsys.readouterr().out == ""
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from worker.tally import Tally
 
 COLUMNS: Final = 80
+PREDICTORS: Final = {"model": "model", "bgnbd": "BG/NBD", "recency": "recency", "constant": "constant"}
+"""What the model's figures stand beside, by name; and what it is called."""
 _LABEL_COLUMNS: Final = 13
 _GAP: Final = 2
 
@@ -212,7 +214,7 @@ def _model(tally: Tally) -> Iterable[tuple[str, str]]:
         yield f"  {horizon} days", f"{snapshot['learned']:,} labels learned, {figures['n']:,} predictions measured"
         for label, name in (("AUC", "auc"), ("log loss", "log_loss")):
             told = [
-                f"{predictor} {measured[name]:.4f}"
+                f"{PREDICTORS[predictor]} {measured[name]:.4f}"
                 for predictor, measured in figures.get("predictors", {}).items()
                 if measured[name] is not None
             ]

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 
 from schemas.topics import MODEL
-from worker.console import facts
+from worker.console import PREDICTORS, facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +26,11 @@ NONE_YET: Final = (
     "no snapshot yet: the first comes a few weeks after the first orders, once enough\n"
     "histories are known, or labels are due (a horizon and a day after their day)"
 )
-_PREDICTORS: Final = {"model": "model", "bgnbd": "BG/NBD", "recency": "recency", "constant": "constant"}
+_SIGNALS: Final = {
+    "base rate": "base rate",
+    "calibration": "mean prediction less base rate",
+    "log loss": "log loss less the constant's",
+}
 _FIGURES: Final = (
     ("AUC", "auc"),
     ("AUC within a week", "auc_within_week"),
@@ -194,7 +198,7 @@ def _lead(lead: Mapping[str, int] | None) -> str:
 
 
 def _drift(alarms: Iterable[Mapping[str, str]]) -> str:
-    told = [f"{alarm['label_day']}  {alarm['signal']} went {alarm['direction']}" for alarm in alarms]
+    told = [f"{alarm['label_day']}  {_SIGNALS[alarm['signal']]} went {alarm['direction']}" for alarm in alarms]
     return "\n".join(told) or "no alarm in the time measured"
 
 
@@ -211,8 +215,8 @@ def _number(figure: float | None, form: str = ".4f") -> str:
 
 def _beside_each_other(predictors: Mapping[str, Mapping[str, Any]]) -> Table:
     """Set the model beside what it has to beat."""
-    there = [name for name in _PREDICTORS if name in predictors]
-    table = _table("", *(_PREDICTORS[name] for name in there))
+    there = [name for name in PREDICTORS if name in predictors]
+    table = _table("", *(PREDICTORS[name] for name in there))
     for column in table.columns[1:]:
         column.min_width = len(_OUT_OF_REACH)
 
