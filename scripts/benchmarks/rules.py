@@ -9,7 +9,6 @@ less what the timers cost, and `stream` is the rest: `whole` less `rules`.
 """
 
 import argparse
-import datetime as dt
 import json
 import statistics
 import subprocess
@@ -20,12 +19,12 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from random import Random
 
-from schemas.snapshots import Snapshot
+from learners import snapshot_of
+
 from schemas.topics import CONTROL
 from schemas.values import rfc3339
 from worker import bootstrap, settings
-from worker.recall.risk.baselines import Baselines
-from worker.recall.risk.features import NAMES, SCHEMA_HASH
+from worker.recall.risk.features import NAMES
 from worker.recall.risk.model import RiverModel
 from worker.recall.risk.scorer import Scorer
 from worker.replay import Fed, Replay
@@ -109,25 +108,7 @@ def scorer():
     learner, draw = RiverModel(), Random(1)  # noqa: S311 - a model of nothing
     for n in range(60):
         learner.learn([draw.random() * (1 + n % 2) for _ in NAMES], n % 2, 1.0)
-    return Scorer(
-        Snapshot(
-            kind="snapshot",
-            version=1,
-            created_label_day=dt.date(2025, 1, 1),
-            learned=60,
-            horizon_days=30,
-            schema_hash=SCHEMA_HASH,
-            model=learner.to_json(),
-            learner_share=1.0,
-            lifetime=None,
-            baselines=Baselines().to_json(),
-            alert_above=None,
-            metrics={},
-            resume_offset=0,
-            cut_points=None,
-            choice_priors=None,
-        )
-    )
+    return Scorer(snapshot_of(learner, version=1))
 
 
 def run_replay(path):
