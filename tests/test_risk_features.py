@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.recall import intake
-from worker.recall.bodies import Activity, Cancel, Order, Refund
+from worker.recall.bodies import Activity, Cancel, Item, Order, Refund
 from worker.recall.days import Days
-from worker.recall.profile import Profile
+from worker.recall.lifetime.history import History
+from worker.recall.profile import Contact, Profile
 from worker.recall.risk import features, labels
 from worker.recall.risk.features import NAMES, compute, plain
 from worker.recall.windows import CHANNELS, MESSAGE_CLICK, ORDER, REFUND, SESSION
@@ -26,6 +27,11 @@ def new_row():
     return Profile(key=b"user-1", due=NEVER, silence_due=NEVER, other_due=NEVER)
 
 
+def basket(amount):
+    """Return what was bought for so much: a product may stand there twice."""
+    return tuple(Item(f"p{i % 5}", None) for i in range(amount % 8))
+
+
 def put(row, number, at, kind, channel, amount):
     """Let an event act on the row, as the stream would."""
     name = f"m{number}"
@@ -33,7 +39,8 @@ def put(row, number, at, kind, channel, amount):
         case "activity":
             intake.activity(row, Activity(channel, name), at, at, DAYS)
         case "order":
-            intake.order(row, Order(name, f"o{number}", amount, (), None, 0), at, at, DAYS)
+            discount = amount % 2
+            intake.order(row, Order(name, f"o{number}", amount, basket(amount), None, discount), at, at, DAYS)
         case "refund":
             intake.refund(row, Refund(name, "o", amount), at, at, DAYS)
 
@@ -73,6 +80,10 @@ def sessions(half_hours):
     return len([half_hour for half_hour in half_hours if half_hour - 1 not in half_hours])
 
 
+def share(part, whole):
+    return pytest.approx(min(1, part / whole) if whole else 0, abs=0.0006)
+
+
 def recount(history, t_day):
     """Return what the features are to be, from the events alone."""
     told = [(DAYS.of(at_of(day, half)), *rest, at_of(day, half)) for day, half, *rest in history]
@@ -88,7 +99,7 @@ def recount(history, t_day):
     wanted = {}
     for channel, name in enumerate(CHANNELS):
         ages = [t_day - day for day in by_day.get(channel, []) if t_day - day <= 90]
-        for window in (1, 7, 30, 90):
+        for window in (1, 7, 14, 30, 60, 90):
             wanted[f"{name}_{window}d"] = logs(sum(age <= window for age in ages))
         wanted[f"{name}_recency"] = logs(min(ages, default=91))
         month, before = sum(age <= 30 for age in ages), sum(30 < age <= 60 for age in ages)
@@ -97,19 +108,34 @@ def recount(history, t_day):
         gaps = [b - a for a, b in itertools.pairwise(days)]
         mean = (sum(gaps) + 30) / (len(gaps) + 1)
         recency = t_day - days[-1] if days else 999
+        deviation = stdev(gaps) if len(gaps) > 1 else 0
+        wanted[f"{rhythm}_days"] = logs(len(days))
         wanted[f"{rhythm}_recency_days"] = logs(recency)
         wanted[f"{rhythm}_gap_mean"] = logs(mean)
-        wanted[f"{rhythm}_gap_deviation"] = logs(stdev(gaps) if len(gaps) > 1 else 0)
+        wanted[f"{rhythm}_gap_deviation"] = logs(deviation)
         if rhythm == "order" or len([day for day in days if t_day - day <= 90]) > 1:
             wanted[f"{rhythm}_gap_last"] = logs(gaps[-1] if gaps else 0)
-        wanted[f"{rhythm}_overdue"] = logs(recency / mean)
+        wanted[f"{rhythm}_gaps_since"] = logs(recency / mean)
+        wanted[f"{rhythm}_lateness"] = logs((recency - mean) / (deviation + 7))
+        if abs(recency - 2 * mean) > 1e-9:  # else the rounding of a mean tells
+            wanted[f"{rhythm}_overdue"] = recency > 2 * mean
     week = DAYS.week(t_day)
-    orders = [amount for day, kind, _, amount, _ in told if kind == "order" and DAYS.week(day) < week]
-    refunds = [amount for day, kind, _, amount, _ in told if kind == "refund" and DAYS.week(day) < week]
-    wanted["orders_52w"] = logs(len(orders))
-    wanted["net_revenue_52w"] = logs(sum(orders) - sum(refunds))
-    wanted["order_value_52w"] = logs(sum(orders) / len(orders) if orders else 0)
-    wanted["refund_share_52w"] = pytest.approx(min(1, sum(refunds) / sum(orders)) if sum(orders) else 0, abs=0.0006)
+    orders = [(day, amount) for day, kind, _, amount, _ in told if kind == "order"]
+    refunds = [(day, amount) for day, kind, _, amount, _ in told if kind == "refund" and DAYS.week(day) < week]
+    for weeks in (26, 52):
+        first_day = DAYS.monday(week - weeks)
+        bought = [amount for day, amount in orders if day >= first_day]
+        back = sum(amount for day, amount in refunds if day >= first_day)
+        wanted[f"orders_{weeks}w"] = logs(len(bought))
+        wanted[f"net_revenue_{weeks}w"] = logs(sum(bought) - back)
+    wanted["order_value_52w"] = logs(sum(bought) / len(bought) if bought else 0)
+    wanted["refund_share_52w"] = share(back, sum(bought))
+    wanted["discount_share"] = share(sum(amount % 2 for _, amount in orders), len(orders))
+    products = [min(5, amount % 8) for _, amount in orders]
+    wanted["products"] = logs(sum(products))
+    wanted["products_an_order"] = logs(sum(products) / len(products) if products else 0)
+    wanted["products_last_order"] = logs(products[-1] if products else 0)
+    wanted |= {"touch_30d": 0, "touch_90d": 0, "touch_recency": logs(91)}
     firsts = [day for day, kind, *_ in told if kind != "refund"]
     wanted["tenure"] = logs(t_day - min(firsts) if firsts else 0)
     return wanted
@@ -126,7 +152,8 @@ def test_features_equal_a_recount(history, rolled):
     assert {name: seen[name] for name in wanted} == wanted
     assert set(seen) - set(wanted) <= {
         "active_gap_last",
-        "discount_share",
+        "active_overdue",
+        "order_overdue",
         "tier_age",
         *(name for name in NAMES if name.startswith("tier_")),
     }
@@ -161,6 +188,39 @@ def test_a_cancelled_order_is_not_the_last_one():
     assert round(expm1(seen["orders_52w"])) == 2
 
 
+def test_what_a_cancelled_order_brought_is_taken_back():
+    row, without = new_row(), new_row()
+    put(row, 1, at_of(0, 20), "order", None, 503)
+    put(without, 1, at_of(0, 20), "order", None, 503)
+    put(row, 2, at_of(10, 20), "order", None, 906)
+    intake.cancel(row, Cancel("c", "o2"), DAYS)
+    names = ["discount_share", "products", "products_an_order", "products_last_order", "net_revenue_26w"]
+    seen, wanted = named(row, FIRST_DAY + 40), named(without, FIRST_DAY + 40)
+    assert [seen[name] for name in names] == [wanted[name] for name in names]
+
+
+def test_orders_of_the_week_that_has_begun_count_and_what_is_of_the_day_itself_does_not():
+    monday = DAYS.monday(DAYS.week(FIRST_DAY) + 1) - FIRST_DAY
+    row = new_row()
+    for number, day in enumerate((monday - 1, monday, monday + 2)):
+        put(row, number, at_of(day, 20), "order", None, 500)
+    assert named(row, FIRST_DAY + monday + 1)["orders_26w"] == logs(2)
+    assert named(row, FIRST_DAY + monday + 2)["net_revenue_52w"] == logs(1000)
+    assert named(row, FIRST_DAY + monday + 3)["net_revenue_52w"] == logs(1500)
+
+
+def test_touches_are_told_by_how_long_ago_they_were():
+    row = new_row()
+    for day in (0, 40, 60, 90):
+        row.account.contacts.append(Contact(at_of(day, 12), "email"))
+    seen = named(row, FIRST_DAY + 90)
+    assert (seen["touch_30d"], seen["touch_90d"]) == (logs(1), logs(3))
+    assert seen["touch_recency"] == logs(30)
+    assert named(row, FIRST_DAY)["touch_recency"] == logs(91)
+    row.account.contacts = row.account.contacts[:1]
+    assert named(row, FIRST_DAY + 300)["touch_recency"] == logs(91)
+
+
 def test_a_cancellation_of_an_order_that_fell_out_of_the_windows_leaves_no_negative_count():
     row = new_row()
     row.account.weeks = [DAYS.week(FIRST_DAY) - 1, -1, -500, 0]
@@ -176,10 +236,27 @@ def test_the_greatest_row_stays_within_two_bytes():
     row.last_days = [FIRST_DAY - 1] * len(CHANNELS)
     seen = compute(row, FIRST_DAY, DAYS)
     assert plain(seen)[NAMES.index("view_90d")] == logs(10**9)
-    assert labels.unpack(labels.pack(seen)) == seen
+    sighting = labels.Sighting(0, History(0, 0, 0), None, seen, {})
+    assert labels.unpack(labels.pack(sighting)) == sighting
 
 
 def test_schema_is_the_one_that_examples_and_snapshots_were_made_with():
     """Change this together with the features: what lies on the topics then belongs to another schema."""
-    assert len(NAMES) == len(set(NAMES)) == 100
-    assert features.SCHEMA_HASH == "fcaa61c052bf2233"
+    assert len(NAMES) == len(set(NAMES)) == 140
+    assert features.SCHEMA_HASH == "f6ec6460a03b51a8"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        features.SCHEMA[1:],
+        (*features.SCHEMA, ("new", "log1p(count)")),
+        (features.SCHEMA[1], features.SCHEMA[0], *features.SCHEMA[2:]),
+        ((features.SCHEMA[0][0], "count"), *features.SCHEMA[1:]),
+        (("renamed", features.SCHEMA[0][1]), *features.SCHEMA[1:]),
+    ],
+    ids=["one fewer", "one more", "other order", "other unit", "other name"],
+)
+def test_any_change_of_the_schema_changes_its_hash(changed):
+    assert features.hash_of(features.SCHEMA) == features.SCHEMA_HASH
+    assert features.hash_of(changed) != features.SCHEMA_HASH

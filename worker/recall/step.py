@@ -379,10 +379,11 @@ class Customers:
         return shop.example_share >= 1 or uniform(shop.salt, b"example", user) < shop.example_share
 
     def _forget(self, state: Profile, book: InForce, at: int) -> None:
-        """Drop the contacts that no rule reaches any more."""
+        """Drop the contacts that no rule and no feature reaches any more."""
         if state.account.contacts:
             caps = book.playbook.caps
-            longest = max([caps.user.days, *self.shop.horizons_days, *(cap.days for cap in caps.channel.values())])
+            ruled = (caps.user.days, *(cap.days for cap in caps.channel.values()))
+            longest = max(*ruled, *self.shop.horizons_days, *features.CONTACT_DAYS)
             oldest = at - longest * DAY_MS - LATENESS_MS
             state.account.contacts = [contact for contact in state.account.contacts if contact.at > oldest]
 

@@ -1,8 +1,8 @@
 """What the model sees of a customer: numbers from the row alone, as of the start of a day of the shop.
 
-Only what happened on the days before it counts, also where the row has gone on already. Money is of the 52 complete
-weeks before the day's own. Two things are as the row has them, since it keeps no days of them: the share of discounted
-orders, and the tier.
+Only what happened on the days before it counts, also where the row has gone on already. Orders and money over weeks are
+of 26 or 52 complete weeks and the days of the day's own week that are over; refunds are of the complete weeks. Of the
+tier the row keeps no past: it is the one that it has now.
 
 Heavy tails are drawn in by the signed log1p. All values are whole thousandths within +-32.767, so that two bytes hold
 one exactly, and text shows it in few digits.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from worker.recall import rfm
 from worker.recall.profile import Gaps
 from worker.recall.tiers import Tier
-from worker.recall.windows import CHANNELS, DAYS_KEPT, ORDER, SESSION, WEEKS_KEPT
+from worker.recall.windows import CHANNELS, DAYS_KEPT, ORDER, SESSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -86,12 +86,21 @@ def _schema() -> Iterator[tuple[str, str]]:
     yield "touch_recency", f"log1p(days, at most {RECENCY_MAX_DAYS})"
 
 
-_SCHEMA = tuple(_schema())
-NAMES: Final[tuple[str, ...]] = tuple(name for name, _ in _SCHEMA)
-SCHEMA_HASH: Final[str] = hashlib.blake2b(
-    "\n".join(f"{name}: {unit}, in {SCALE}ths" for name, unit in _SCHEMA).encode(), digest_size=8
-).hexdigest()
-"""Of names, units and their order: what was computed under another hash means something else."""
+SCHEMA: Final = tuple(_schema())
+"""Name and unit of each feature, in order."""
+NAMES: Final[tuple[str, ...]] = tuple(name for name, _ in SCHEMA)
+
+
+def hash_of(schema: Sequence[tuple[str, str]]) -> str:
+    """Return the hash of names, units and their order."""
+    told = "\n".join(f"{name}: {unit}, in {SCALE}ths" for name, unit in schema)
+    return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+
+
+SCHEMA_HASH: Final = hash_of(SCHEMA)
+"""What was computed under another hash means something else: an example waiting beside a row is lost then and counted,
+one on the topic is left out, and a snapshot is refused. Whoever changes what a feature means changes its unit's text.
+"""
 
 
 def plain(thousandths: Sequence[int]) -> list[float]:
@@ -170,7 +179,7 @@ _MONTH, _TWO_MONTHS = WINDOWS_DAYS.index(TREND_DAYS), WINDOWS_DAYS.index(2 * TRE
 
 
 def _channels(profile: Profile, t_day: int, values: list[int]) -> int:
-    """Append counts, trend and recency by channel; return the gap between the last two days with a session, 0 if none."""
+    """Append counts, trend and recency by channel; return the last gap between days with a session, 0 for none known."""
     arrays = profile.counts_by_day()
     pairs: list[list[int]] = [[] for _ in WINDOWS_DAYS]
     for array in arrays:
