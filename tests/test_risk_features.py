@@ -1,13 +1,18 @@
 """Features of a row against a naive recount from the events, and against what must not be seen."""
 
+import datetime as dt
 import itertools
+from collections import defaultdict
 from math import copysign, expm1, log1p
 from statistics import stdev
 
 import pytest
-from hypothesis import given
+from data import require
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worker import bootstrap
+from worker import settings as worker_settings
 from worker.recall import intake
 from worker.recall.bodies import Activity, Cancel, Item, Order, Refund
 from worker.recall.days import Days
@@ -16,7 +21,12 @@ from worker.recall.profile import Contact, Profile
 from worker.recall.risk import features, labels
 from worker.recall.risk.features import NAMES, compute, plain
 from worker.recall.windows import CHANNELS, MESSAGE_CLICK, ORDER, REFUND, SESSION
+from worker.replay import Fed, tick
+from worker.sources import open_source
+from worker.sources.source import track
+from worker.stream.partition import Partition
 from worker.stream.processor import NEVER
+from worker.stream.record import ATTACHMENT, ATTACHMENT_NAME_BYTES, HEADER_BYTES
 
 DAYS = Days("Europe/Berlin")
 FIRST_DAY = DAYS.of(1_740_000_000_000)  # 2025-02-19, so that the histories cross both changes of the clocks
@@ -238,6 +248,112 @@ def test_the_greatest_row_stays_within_two_bytes():
     assert plain(seen)[NAMES.index("view_90d")] == logs(10**9)
     sighting = labels.Sighting(0, History(0, 0, 0), None, seen, {})
     assert labels.unpack(labels.pack(sighting)) == sighting
+
+
+# -- through the worker's own rules ------------------------------------------------------------------------------------
+
+EVENTS = ("Signed In", "Product Viewed", "Product Added", "Product Added to Wishlist")
+MONEY = {"revenue": "12.50", "currency": "EUR"}
+AS_NOW = ("tier_",)
+"""Features that are as the row has them now."""
+
+
+class Shop:
+    """A worker that has read a log up to a time, and what it saw of users at its weekly visits by (user, day)."""
+
+    def __init__(self, records, until, timezone="Europe/Berlin", currency="EUR"):
+        config = worker_settings.load(currency=currency, timezone=timezone, partitions=1)
+        self.days = config.shop().days
+        self._processor = bootstrap.customers(config, {})
+        self._partition = Partition(bootstrap.layout(0, config), self._processor, {})
+        self.seen = {}
+        fed = defaultdict(list)
+        for record in records:
+            if record.recorded_at < until:
+                topic = fed[record.topic]
+                topic.append(Fed(len(topic), record.recorded_at, record.key, record.value))
+        fed["control"] = [Fed(0, until, None, tick(until))]
+        for topic, mine in fed.items():
+            self._partition.feed(topic, mine)
+        while (unit := self._partition.advance()) is not None:
+            for key, value in unit.rows.items():
+                if key.startswith(ATTACHMENT) and value is not None:
+                    name = key.removeprefix(ATTACHMENT)
+                    day = int.from_bytes(name[:ATTACHMENT_NAME_BYTES], "big")
+                    self.seen[name[ATTACHMENT_NAME_BYTES:], day] = labels.unpack(value).features
+
+    def features(self, user, t_day):
+        return compute(self._processor.decode(self._partition.rows[user][HEADER_BYTES:]), t_day, self.days)
+
+
+def record_of(number, at, event, user):
+    properties = {"product_id": f"p{number % 7}", "new_arrival": number % 3 == 0}
+    topic = "cart" if event == "Product Added" else "clickstream"
+    match event:
+        case "Order Completed":
+            topic, products = "orders", [{"product_id": f"p{i}", "quantity": 1} for i in range(number % 4)]
+            properties = {**MONEY, "order_id": f"o{number}", "products": products, "discount": str(number % 2)}
+        case "Order Refunded":
+            topic, properties = "orders", {"order_id": f"r{number}", "total": "2.50", "currency": "EUR"}
+        case "Order Cancelled":
+            topic, properties = "orders", {"order_id": f"o{number // 2}"}
+    return track(topic, f"m{number}", user=user, at=at, event=event, properties=properties)
+
+
+logs_of_events = st.lists(
+    st.tuples(
+        st.integers(0, 260),
+        st.integers(0, 47),
+        st.sampled_from([*EVENTS, *["Order Completed"] * 3, "Order Refunded", "Order Cancelled"]),
+        st.sampled_from(["user-1", "user-2"]),
+    ),
+    min_size=1,
+    max_size=80,
+).map(lambda told: [record_of(n, at_of(day, half), *rest) for n, (day, half, *rest) in enumerate(sorted(told))])
+
+
+def without(values, prefixes):
+    return {name: value for name, value in zip(NAMES, values, strict=True) if not name.startswith(prefixes)}
+
+
+@given(logs_of_events, st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_log_cut_at_a_day_gives_what_the_whole_log_gave_on_that_day(records, data):
+    whole = Shop(records, at_of(300, 0))
+    if not whole.seen:
+        return
+    for user, t_day in data.draw(st.lists(st.sampled_from(sorted(whole.seen)), max_size=4, unique=True)):
+        cut = Shop(records, DAYS.start(t_day))
+        assert whole.seen[user, t_day] == cut.features(user, t_day)
+
+
+@given(logs_of_events, st.integers(1, 260))
+@settings(max_examples=60, deadline=None)
+def test_a_row_that_has_gone_on_through_the_day_shows_what_it_showed_at_its_start(records, cut):
+    t_day = FIRST_DAY + cut
+    at_start, at_end = Shop(records, DAYS.start(t_day)), Shop(records, DAYS.start(t_day + 1) - 1)
+    for user in {record.key for record in records if record.recorded_at < DAYS.start(t_day)}:
+        before, after = at_start.features(user, t_day), at_end.features(user, t_day)
+        assert without(before, AS_NOW) == without(after, AS_NOW)
+
+
+def test_a_cut_log_of_online_retail_gives_what_the_whole_one_gave():
+    source = open_source(require("online_retail", "online_retail.parquet"))
+    records = [record for record in source.records if int(record.key) % 50 == 7]
+    place = {"timezone": source.timezone, "currency": source.currency}
+    whole = Shop(records, records[-1].recorded_at + 1, **place)
+    compared = 0
+    for date in ((2011, 2, 14), (2011, 5, 25), (2011, 9, 1), (2011, 11, 6)):
+        t_day = whole.days.number(dt.date(*date))
+        cut = Shop(records, whole.days.start(t_day), **place)
+        visited = [user for user, day in whole.seen if day == t_day]
+        for user in visited:
+            assert whole.seen[user, t_day] == cut.features(user, t_day)
+        compared += len(visited)
+    assert compared > 20
+
+
+# -- the schema --------------------------------------------------------------------------------------------------------
 
 
 def test_schema_is_the_one_that_examples_and_snapshots_were_made_with():

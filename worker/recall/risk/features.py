@@ -179,7 +179,7 @@ _MONTH, _TWO_MONTHS = WINDOWS_DAYS.index(TREND_DAYS), WINDOWS_DAYS.index(2 * TRE
 
 
 def _channels(profile: Profile, t_day: int, values: list[int]) -> int:
-    """Append counts, trend and recency by channel; return the last gap between days with a session, 0 for none known."""
+    """Append counts, trend and recency by channel; return the last gap between sessions in days, 0 where not known."""
     arrays = profile.counts_by_day()
     pairs: list[list[int]] = [[] for _ in WINDOWS_DAYS]
     for array in arrays:
