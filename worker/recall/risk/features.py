@@ -194,11 +194,11 @@ def _channels(profile: Profile, t_day: int, values: list[int]) -> int:
             counts[channel] += n
         windows.append(counts[:])
     log = _LOGS.__getitem__ if max(counts) < len(_LOGS) else _log
-    for window in windows:
-        values += map(log, window)
-    month = windows[_MONTH]
-    before = map(log, map(sub, windows[_TWO_MONTHS], month))
-    values += map(sub, map(log, month), before)
+    logs = [list(map(log, window)) for window in windows]
+    for of_window in logs:
+        values += of_window
+    before = map(log, map(sub, windows[_TWO_MONTHS], windows[_MONTH]))
+    values += map(sub, logs[_MONTH], before)
     active = _last_sessions(arrays, t_day)
     recencies = _recencies(profile, arrays, t_day)
     recencies[SESSION] = active[0] if active else RECENCY_MAX_DAYS
@@ -262,7 +262,7 @@ def _orders(profile: Profile, start: int, monday: int, days: Days) -> _Orders:
             this_week_net += order.net
     last_day = day_before = 0
     if last_at:
-        last_day, begin = days.of(last_at), days.around(last_at)[0]
+        begin, _, last_day = days.around(last_at)
         before = max([at for at in times if at < begin], default=0)
         day_before = days.of(before) if before else 0
     elif 0 < profile.last_order_at < start:
