@@ -7,7 +7,8 @@ leaves for good with a probability p. Rates vary as Gamma(r, alpha), p as Beta(a
 
 from __future__ import annotations
 
-from math import exp, isfinite, log, pow
+import math
+from math import exp, isfinite, log
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -70,7 +71,7 @@ class BgNbd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         with the probability ((alpha + T) / (alpha + T + H))^(r + x).
         """
         now = self.alpha + history.age_days
-        return 1.0 - self.alive(history) * (1.0 - pow(now / (now + days), self.r + history.repeats))
+        return 1.0 - self.alive(history) * (1.0 - math.pow(now / (now + days), self.r + history.repeats))
 
     def expected_orders(self, history: History, days: int) -> float:
         """Return how many days with an order are expected within the days to come: formula 10 of the paper."""

@@ -29,7 +29,7 @@ HISTORIES_MIN: Final = 200
 HISTORIES_MAX: Final = 20_000
 """More would make the fit slower, not better; the first ones are taken."""
 PAYERS_MIN: Final = 100
-"""Users with two days of orders or more that Gamma-Gamma needs."""
+"""Users with two days of orders or more that Gamma-Gamma needs: one alone does not tell how a user's orders differ."""
 
 _RIDGE: Final = 0.0005
 _TIME_UNIT: Final = 30.0
@@ -54,7 +54,7 @@ def fit(summaries: Sequence[tuple[History, int, float]], day: int) -> Lifetime:
     histories = [history for history, _, _ in summaries]
     values = np.array([day_value(*summary) for summary in summaries], dtype=np.float64)
     orders = np.array([history.repeats + 1 for history in histories], dtype=np.float64)
-    return Lifetime(fit_purchases(histories), fit_spend(orders, values), day, len(summaries))
+    return Lifetime(fit_purchases(histories), fit_spend(orders[orders > 1], values[orders > 1]), day, len(summaries))
 
 
 def fit_purchases(histories: Sequence[History]) -> BgNbd:
@@ -98,11 +98,11 @@ def purchase_log_likelihoods(parameters: Vector, repeats: Vector, recency: Vecto
 
 
 def fit_spend(orders: Vector, means: Vector) -> GammaGamma | None:
-    """Fit Gamma-Gamma to numbers of orders and their mean values; only who paid more than once counts.
+    """Fit Gamma-Gamma to numbers of orders and their mean values; who paid nothing is left out.
 
-    None where these are too few, or all pay the same.
+    None where too few remain, or all pay the same.
     """
-    paid = (orders > 1) & (means > 0)
+    paid = means > 0
     orders, means = orders[paid], means[paid]
     if len(orders) < PAYERS_MIN or means.std() < _SPREAD_MIN * means.mean():
         return None
