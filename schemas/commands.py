@@ -16,6 +16,7 @@ from schemas.values import (
     Dimension,
     Finite,
     Id,
+    Ltv,
     Probability,
     Purpose,
     Scores,
@@ -45,7 +46,7 @@ class Reason(Closed):
 
 
 class Value(Closed):
-    """What the user is worth to the shop, over the year's window."""
+    """What the user is worth to the shop: over the year's window, and what is expected to come."""
 
     tier: Tier = Field(description="Tier when decided.")
     core: bool = Field(description="True where the user was of the tier high within the last 180 days.")
@@ -53,6 +54,10 @@ class Value(Closed):
     net_revenue: SignedDecimalText = Field(description="Net revenue, refunds taken off, major units.")
     aov: SignedDecimalText = Field(description="Average order value, major units.")
     top_category: str | None = Field(description="Category looked at and bought most; null where none is known.")
+    ltv: Ltv | None = Field(None, description="Expected margin; null until the models of purchases are fitted.")
+    alive: Probability | None = Field(
+        None, description="Probability that the user has not left for good, by BG/NBD; null as ltv."
+    )
     currency: CurrencyCode = Field(description="ISO 4217 code.")
 
 

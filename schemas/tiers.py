@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from schemas.values import Closed, Dimension, Scores, Tier, Timestamp, UserId
+from schemas.values import Closed, Dimension, Ltv, Probability, Scores, Tier, Timestamp, UserId
 
 Cause = Literal["silence", "recency", "frequency", "spend", "refund", "recut", "order", "activity"]
 
@@ -25,3 +25,7 @@ class TierChange(Closed):
     scores_after: Scores | None = Field(description="Scores after; null where there are none.")
     core: bool = Field(description="True where the user was of the tier high within the last 180 days.")
     cut_points: str = Field(description="Version of the RFM cut points.")
+    ltv: Ltv | None = Field(None, description="Expected margin; null until the models of purchases are fitted.")
+    alive: Probability | None = Field(
+        None, description="Probability that the user has not left for good, by BG/NBD; null as ltv."
+    )

@@ -91,6 +91,15 @@ Purpose = Literal["marketing"]
 Arm = Literal["treated", "control"]
 
 
+class Ltv(Closed):
+    """The margin that a user is expected to bring, each with its predictive standard deviation, major units."""
+
+    margin_90d: DecimalText = Field(description="Expected margin over the next 90 days.")
+    error_90d: DecimalText = Field(description="Its standard deviation.")
+    margin_365d: DecimalText = Field(description="Expected margin over the next 365 days.")
+    error_365d: DecimalText = Field(description="Its standard deviation.")
+
+
 class Scores(Closed):
     """RFM scores against the cut points in force, 1 (lowest) to 5."""
 

@@ -45,6 +45,8 @@ COMMAND = {
         "aov": "102.88",
         "top_category": None,
         "currency": "GBP",
+        "ltv": {"margin_90d": "12.50", "error_90d": "20.10", "margin_365d": "40.00", "error_365d": "55.70"},
+        "alive": 0.71,
     },
     "risk": {
         "probability": 0.81,

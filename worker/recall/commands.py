@@ -9,6 +9,8 @@ import orjson
 
 from schemas.commands import CANCELLATION_TYPE, COMMAND_TYPE, cloud_event_headers
 from schemas.values import rfc3339, schema_id
+from worker.recall.lifetime.history import history
+from worker.recall.lifetime.worth import worth
 from worker.recall.rfm import Scores
 from worker.recall.tiers import Tier, Transition
 from worker.stream.processor import Output
@@ -16,6 +18,7 @@ from worker.stream.processor import Output
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from worker.recall.lifetime.worth import Lifetime
     from worker.recall.playbook import Play
     from worker.recall.profile import Episode, Profile
     from worker.recall.rfm import Rfm
@@ -26,6 +29,7 @@ TIER_CHANGES = "tier-changes"
 DECISIONS = "recall-decisions"
 FIRST_STEP = 0
 VARIABLES_MAX = 3
+LTV_DAYS = (90, 365)
 
 
 def fact_id(*facts: object) -> str:
@@ -47,7 +51,9 @@ def command_id(profile: Profile, episode: Episode, rule: str) -> str:
     return fact_id(profile.key.decode(), rule, episode.opened_at, FIRST_STEP)
 
 
-def tier_change(profile: Profile, transition: Transition) -> Output:
+def tier_change(
+    profile: Profile, transition: Transition, *, shop: Shop, lifetime: Lifetime | None, margin_rate: float
+) -> Output:
     standing = profile.standing
     return _json(
         TIER_CHANGES,
@@ -64,6 +70,7 @@ def tier_change(profile: Profile, transition: Transition) -> Output:
             "scores_after": _scores(transition.after),
             "core": standing.is_core(transition.at),
             "cut_points": standing.cut_points,
+            **_prospects(profile, transition.at, shop, lifetime, margin_rate),
         },
     )
 
@@ -115,6 +122,8 @@ def command(
     shop: Shop,
     rfm: Rfm,
     risk: Mapping[str, Any] | None,
+    lifetime: Lifetime | None,
+    margin_rate: float,
     versions: Mapping[str, Any],
 ) -> Output:
     """Return the touch that a CRM is to carry out."""
@@ -147,6 +156,7 @@ def command(
             "aov": currency.to_text(round(rfm.m / rfm.f) if rfm.f else 0),
             "top_category": profile.taste.categories[0][0] if profile.taste.categories else None,
             "currency": currency.code,
+            **_prospects(profile, at, shop, lifetime, margin_rate),
         },
         "risk": risk,
         "action": {
@@ -217,6 +227,22 @@ def _json(
     topic: str, profile: Profile, value: Mapping[str, Any], headers: tuple[tuple[str, bytes], ...] = ()
 ) -> Output:
     return Output(topic, profile.key, orjson.dumps(value), headers)
+
+
+def _prospects(profile: Profile, at: int, shop: Shop, lifetime: Lifetime | None, margin_rate: float) -> dict[str, Any]:
+    """Return what is expected of the user, the orders of the day itself included; null where no model is to tell."""
+    account = profile.account
+    day = shop.days.of(at)
+    known = None if account.profiling_opted_out else history(profile, day + 1, shop.days)
+    if lifetime is None or known is None or not profile.orders:
+        return {"ltv": None, "alive": None}
+    mean_value = (account.spent - account.refunded) / profile.orders
+    ltv = {}
+    for days in LTV_DAYS:
+        margin, error = worth(lifetime, known, profile.orders, mean_value, margin_rate, days)
+        ltv[f"margin_{days}d"] = shop.currency.to_text(round(margin))
+        ltv[f"error_{days}d"] = shop.currency.to_text(round(error))
+    return {"ltv": ltv, "alive": round(lifetime.purchases.alive(known), 6)}
 
 
 def _scores(scores: Sequence[int] | None) -> dict[str, int] | None:

@@ -73,6 +73,13 @@ class Cuts(_Section):
         return self
 
 
+class ValueRules(_Section):
+    """What turns revenue into margin."""
+
+    margin_rate: Annotated[float, Field(ge=0, le=1)] = 0.35
+    """Share of net revenue that is left after the cost of goods and delivery."""
+
+
 class HoldoutRules(_Section):
     """Who is left alone for comparison."""
 
@@ -139,6 +146,7 @@ class Playbook(_Section):
     name: Name
     tiers: Tiers
     rfm: Cuts
+    value: ValueRules = ValueRules()
     holdout: HoldoutRules = HoldoutRules()
     consent: Consent = Consent()
     caps: Caps = Caps()

@@ -230,7 +230,13 @@ class Customers:
 
     def _moved(self, state: Profile, shared: Shared, transition: Transition, context: Context) -> list[Effect]:
         effects: list[Effect] = [
-            commands.tier_change(state, transition),
+            commands.tier_change(
+                state,
+                transition,
+                shop=self.shop,
+                lifetime=None,
+                margin_rate=self._in_force(shared).playbook.value.margin_rate,
+            ),
             Count(f"tier.{transition.origin.label}>{transition.target.label}"),
         ]
         self._score(state, shared, context.clock)
@@ -535,6 +541,8 @@ class Customers:
             shop=self.shop,
             rfm=values,
             risk=self._risk(state, shared, at),
+            lifetime=None,
+            margin_rate=self._in_force(shared).playbook.value.margin_rate,
             versions=self._versions(shared),
         )
 
