@@ -38,6 +38,7 @@ from worker.stream.processor import NEVER, Attach, Context, Count, Directive, Ef
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from worker.recall.lifetime.worth import Lifetime
     from worker.recall.playbook import Play, Playbook
     from worker.recall.risk.scorer import Scorer
 
@@ -234,7 +235,7 @@ class Customers:
                 state,
                 transition,
                 shop=self.shop,
-                lifetime=None,
+                lifetime=self._lifetime(shared),
                 margin_rate=self._in_force(shared).playbook.value.margin_rate,
             ),
             Count(f"tier.{transition.origin.label}>{transition.target.label}"),
@@ -541,7 +542,7 @@ class Customers:
             shop=self.shop,
             rfm=values,
             risk=self._risk(state, shared, at),
-            lifetime=None,
+            lifetime=self._lifetime(shared),
             margin_rate=self._in_force(shared).playbook.value.margin_rate,
             versions=self._versions(shared),
         )
@@ -712,6 +713,11 @@ class Customers:
         if recut is None:
             recut = self._recuts[place] = book._replace(cuts=scorer.cut_points)
         return recut
+
+    def _lifetime(self, shared: Shared) -> Lifetime | None:
+        """Return what tells users' worth: the snapshot's of the horizon that is acted on."""
+        scorer = self._scorer(shared, self.shop.horizon_days)
+        return None if scorer is None else scorer.lifetime
 
     def _scorer(self, shared: Shared, horizon_days: int) -> Scorer | None:
         """Return what scores; None before the first snapshot, and where the one in force is refused here."""
