@@ -252,6 +252,34 @@ def demo(
         raise typer.Exit(show.run(data, users=users or show.USERS, days=days or show.DAYS))
 
 
+@app.command()
+def evaluate(
+    sets: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SET]...", help="cdnow, retail, tmall, simulated, or one task of them; else all."),
+    ] = None,
+    *,
+    data: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="The folder of the data sets.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for results, page and summary.", show_default=False)
+    ],
+    resamples: Annotated[int, typer.Option(help="Of the users, for intervals.", min=20)] = 200,
+    learner: Annotated[Literal["river", "vectorised"], typer.Option(help="Which learns: both say the same.")] = "river",
+) -> None:
+    """Measure the model on public data, beside batch models, with intervals.
+
+    It needs the extra `evaluate`: pip install 'recall-worker[evaluate]'.
+    """
+    with plainly(), _file_errors():
+        try:
+            from worker.evaluate import command
+        except ModuleNotFoundError as error:
+            raise ValueError(f"{error.name} is not installed: pip install 'recall-worker[evaluate]'") from error
+        command.run(sets or (), data, out, learner=learner, draws=resamples, console=make_console())
+
+
 @app.command("adopt-playbook")
 def adopt_playbook(
     file: InputFile,
