@@ -172,9 +172,9 @@ def _claim(results: Iterable[Mapping[str, Any]]) -> str:
         "<h3>What does “92% accurate” mean?</h3><p>Accuracy alone says little: where most customers lapse, a "
         "constant that calls everyone lost is often right too. What helps is precision: of those flagged, how "
         f'many lapse.</p><div class="wide"><table><tr><th>{MODEL}</th>{head}</tr>{"".join(rows)}</table></div>'
-        '<p class="soft">Lapses found: with the best threshold known afterwards that flags at least 1%. Lead time: days '
-        "from the first alert since the latest order to the day when the horizon without another one is over; an alert "
-        "is a prediction in the highest tenth of the four weeks before.</p>"
+        '<p class="soft">Lapses found: with the best threshold known afterwards that flags at least 1%. Lead time: '
+        "days from the first alert since the latest order to the day when the horizon without another one is over; an "
+        "alert is a prediction in the highest tenth of the four weeks before.</p>"
     )
 
 
