@@ -221,6 +221,18 @@ def test_one_partition_learns_what_sixteen_do_bit_for_bit():
     assert last["lifetime"]["histories"] >= 200
 
 
+def test_one_partition_has_the_same_lessons_as_sixteen():
+    """Examples with what was predicted, and summaries; each day is closed once a partition."""
+    one, sixteen = (
+        Counter(output.value for output in learned(partitions)[1].outputs["churn-training"]) for partitions in (1, 16)
+    )
+    lessons = {value: n for value, n in sixteen.items() if b'"day_closed"' not in value}
+    assert lessons == {value: n for value, n in one.items() if b'"day_closed"' not in value}
+    assert len(lessons) > 4000
+    assert set(lessons.values()) == {1}
+    assert sixteen.total() - len(lessons) == 16 * (one.total() - len(lessons))
+
+
 def test_what_was_predicted_is_measured_and_better_than_a_constant():
     published, _ = learned(1)
     last = [value for _, value in published if value["kind"] == "snapshot" and value["horizon_days"] == 14][-1]
