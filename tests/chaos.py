@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import points
 from live import ROOT
-from loads import Findings, Marbles, Shop, Story
+from loads import Findings, Learning, LearningStory, Marbles, Shop, Story
 from mode.worker import EX_FAILURE
 from points import Fault
 
@@ -244,6 +244,8 @@ KILLS = {
     "after the commit": (1, 25),
 }
 """Points, and the calls among which the one is drawn at which a worker dies."""
+SNAPSHOT_KILLS = ("after a snapshot is sent", "before a snapshot's commit", "after a snapshot's commit")
+KILLS_OF_LEARNERS = {"while it learns": (1, 40), **dict.fromkeys(SNAPSHOT_KILLS, (1, 2))}
 PRODUCE = 0
 """The number of the request in Kafka's protocol."""
 NOT_ENOUGH_REPLICAS, REQUEST_TIMED_OUT, REFUSED = 19, 7, 29
@@ -285,8 +287,15 @@ class Rounds:
             "chaos": chaos,
         }
         shop = ("chaos", "killed in recovery", "stalled in a commit", "second worker joins and leaves")
+        learning = {
+            **{f"killed {point}": killed(point, *calls) for point, calls in KILLS_OF_LEARNERS.items()},
+            "killed around snapshots": killed_around_snapshots,
+            "killed at any moment": killed_at_any_moment,
+            "moved over a snapshot": moved_over_a_snapshot,
+        }
         self.kinds = {
             **{name: (self._marbles, happens) for name, happens in marbles.items()},
+            **{f"{name} (learning)": (self._learning, happens) for name, happens in learning.items()},
             "produces fail (plain)": (self._plain_marbles, produces_fail),
             "killed at any moment (plain)": (self._plain_marbles, killed_at_any_moment),
             **{f"{name} (shop)": (self._shop, marbles[name]) for name in shop},
@@ -306,6 +315,13 @@ class Rounds:
     @cached_property
     def _story(self):
         return Story(self._directory)
+
+    @cached_property
+    def _learning_story(self):
+        return LearningStory()
+
+    def _learning(self, directory, random):
+        return Learning(self._learning_story, self._kafka, directory, random)
 
     def _marbles(self, directory, random):
         return Marbles(self._kafka, directory, random)
@@ -357,14 +373,44 @@ def killed_in_a_rebalance(it):
     it.ended(worker, 1)
 
 
+def killed_around_snapshots(it):
+    """The worker that learns dies around its first snapshot in three ways, then wherever it is drawn."""
+    draw = it.random
+    first = [Fault("kill", point, 1) for point in SNAPSHOT_KILLS]
+    later = ("while it learns", draw.choice(SNAPSHOT_KILLS))
+    worker = it.start(*first, *(Fault("kill", point, draw.randint(*KILLS_OF_LEARNERS[point])) for point in later))
+    it.ended(worker, len(first) + len(later))
+
+
 def stalled_in_a_commit(it):
     """A worker stops in a commit until another one has its lanes; when it goes on it is fenced, and ends."""
     point = it.random.choice(("after the produces", "before the commit", "before the rows"))
-    worker = it.start(Fault("stop", point, it.random.randint(2, 25)))
+    _stalls(it, Fault("stop", point, it.random.randint(2, 25)))
+
+
+def moved_over_a_snapshot(it):
+    """A worker stops over its first snapshot until another one publishes that; a third comes, and the second leaves.
+
+    So who learns changes twice before the last snapshots.
+    """
+    it.load.hold()
+    point = it.random.choice(("before a snapshot's commit", "after a snapshot is sent"))
+    second = _stalls(it, Fault("stop", point, 1))
+    third = it.start()
+    it.joined(third)
+    it.until(it.load.held, "the workers are at the gate")
+    it.stop(second)
+    it.others += 1
+    it.load.go_on()
+
+
+def _stalls(it, fault):
+    worker = it.start(fault)
     it.until(lambda: worker.stopped, "the worker has stopped", exhausted=it.load.exhausted)
-    _goes_on(it, worker)
+    successor = _goes_on(it, worker)
     it.ended(worker, 1)
     assert worker.ends == [exits.EXIT_COMMIT_FAILED], worker.ends
+    return successor
 
 
 def stalled_at_any_moment(it):
@@ -382,6 +428,7 @@ def _goes_on(it, worker):
     it.passes(it.random.uniform(0, 4))
     worker.send(signal.SIGCONT)
     it.others += 1
+    return successor
 
 
 def joined_and_left(it):

@@ -95,8 +95,11 @@ def ends(records, days, number):
     return [next(replay.midnights(part[-1].recorded_at, days)) for part in parts(records, days, number)[:-1]]
 
 
-def lay_down(bootstrap, records, days, *, ticks=True):
-    """Write a history, and, as a feeder would, a tick at each midnight of the shop; return when the last one is."""
+def lay_down(bootstrap, records, days, *, ticks=True, partitions=PARTITIONS):
+    """Write a history, and, as a feeder would, a tick at each midnight of the shop; return when the last one is.
+
+    Control records that the history brings along go to every partition.
+    """
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
@@ -106,24 +109,27 @@ def lay_down(bootstrap, records, days, *, ticks=True):
             "queue.buffering.max.messages": 1_000_000,
         }
     )
-    partitioner = Partitioner(PARTITIONS)
+    partitioner = Partitioner(partitions)
     midnights = replay.midnights(min(record.recorded_at for record in records), days)
     midnight = next(midnights)
 
-    def tick():
-        for number in range(PARTITIONS):
-            producer.produce("control", replay.tick(midnight), partition=number, timestamp=midnight)
+    def control(value, at):
+        for number in range(partitions):
+            producer.produce("control", value, partition=number, timestamp=at)
 
     for record in records:
         while ticks and record.recorded_at >= midnight:
-            tick()
+            control(replay.tick(midnight), midnight)
             midnight = next(midnights)
+        producer.poll(0)
+        if record.topic == "control":
+            control(record.value, record.recorded_at)
+            continue
         producer.produce(
             record.topic, record.value, record.key, partition=partitioner.of(record.key), timestamp=record.recorded_at
         )
-        producer.poll(0)
     if ticks:
-        tick()
+        control(replay.tick(midnight), midnight)
     assert producer.flush(60) == 0
     return midnight
 
@@ -154,10 +160,10 @@ def read(bootstrap, topic, partitions=None):
         consumer.close()
 
 
-def state(bootstrap, changelog=CHANGELOG):
+def state(bootstrap, changelog=CHANGELOG, partitions=PARTITIONS):
     """Return what the changelog holds: rows by key, and the partition records."""
     rows, records = {}, {}
-    for message in read(bootstrap, changelog, PARTITIONS):
+    for message in read(bootstrap, changelog, partitions):
         if message.key() == PARTITION_KEY:
             records[message.partition()] = PartitionRecord.decode(message.value())
         elif message.value() is None:
@@ -223,7 +229,8 @@ def wait_until(condition, process, log, timeout_s=120):
 class Progress:
     """How far the worker has come, from the partition records in its changelog."""
 
-    def __init__(self, bootstrap, changelog=CHANGELOG):
+    def __init__(self, bootstrap, changelog=CHANGELOG, partitions=PARTITIONS):
+        self._partitions = partitions
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
@@ -232,7 +239,7 @@ class Progress:
                 "isolation.level": "read_committed",
             }
         )
-        self._consumer.assign([TopicPartition(changelog, number, 0) for number in range(PARTITIONS)])
+        self._consumer.assign([TopicPartition(changelog, number, 0) for number in range(partitions)])
         self._records = {}
 
     def clocks(self):
@@ -245,7 +252,7 @@ class Progress:
     def passed(self, at):
         """Tell whether all partitions have come to a time."""
         clocks = self.clocks()
-        return len(clocks) == PARTITIONS and min(clocks) >= at
+        return len(clocks) == self._partitions and min(clocks) >= at
 
     def applied(self):
         """Return how many records of customers were applied; control apart."""
@@ -271,3 +278,6 @@ class Tail:
         while (message := self._consumer.poll(timeout_s)) is not None:
             if not message.error():
                 self.found.append(message)
+
+    def close(self):
+        self._consumer.close()

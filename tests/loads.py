@@ -1,5 +1,6 @@
 """What workers work on while faults happen, and the verdict on what they left."""
 
+import datetime as dt
 import os
 import threading
 import time
@@ -19,6 +20,8 @@ from live import (
     START,
     Progress,
     Replayed,
+    Tail,
+    ends,
     environment,
     ids,
     lay_down,
@@ -26,12 +29,15 @@ from live import (
     state,
     without_risk,
 )
+from points import Gate
 
-from schemas.topics import CONTROL
+from schemas.topics import CONTROL, MODEL, TRAINING
 from worker import settings, topics
 from worker.replay import Fed
 from worker.settings import DEFAULT_PLAYBOOK
 from worker.simulate import CURRENCY, TIMEZONE, simulate
+from worker.sources.history import HistoryRecord
+from worker.stream.processor import NEVER
 from worker.stream.record import HEADER_BYTES, PARTITION_KEY, PartitionRecord
 from worker.stream.topics import changelog_of
 
@@ -262,20 +268,18 @@ def gaps(numbers):
     return sum(sorted(each) != list(range(1, len(each) + 1)) for each in given.values())
 
 
+def configured(playbook, **given):
+    """Give the settings of the simulated shop."""
+    return settings.load(currency=CURRENCY, timezone=TIMEZONE, playbook=playbook, clock="recorded", **given)
+
+
 class Story:
     """A history of the simulated shop, and what the replay makes of it; made once for many rounds."""
 
     def __init__(self, directory):
         playbook = directory / "playbook.toml"
         playbook.write_text(DEFAULT_PLAYBOOK.read_text().replace('unknown = "deny"', 'unknown = "allow"'))
-        self.config = settings.load(
-            currency=CURRENCY,
-            timezone=TIMEZONE,
-            playbook=playbook,
-            live_from="2025-02-01T00:00:00Z",
-            horizons_days=(14,),
-            clock="recorded",
-        )
+        self.config = configured(playbook, live_from="2025-02-01T00:00:00Z", horizons_days=(14,))
         self.records = list(simulate(users=700, days=120, seed=7))
         self.replayed = Replayed(self.config, self.records)
 
@@ -291,16 +295,17 @@ class Shop:
         self._directory = directory
         app_id = f"shop-{uuid4().hex[:8]}"
         self._config = story.config.model_copy(update={"broker": cluster.bootstrap, "app_id": app_id})
+        self._partitions = self._config.partitions
         self._changelog = changelog_of(self._config.app_id)
         cluster.drop_topics(EVERY_TOPIC)  # what another round has left: the names are fixed
         topics.create(self._config)
-        self._progress = Progress(cluster.bootstrap, self._changelog)
+        self._progress = Progress(cluster.bootstrap, self._changelog, self._partitions)
 
     def main(self, name):
         """Give the code that a worker's process runs, and its environment."""
         config = self._config
         wall = "__import__('time').time_ns() // 1_000_000"
-        return START.format(wall=wall), environment(config, config.broker, self._directory / name)
+        return START.format(wall=wall), environment(config, config.broker, self._directory / name, **self._extra(name))
 
     def begin(self):
         """Lay the history down."""
@@ -324,8 +329,8 @@ class Shop:
     def judge(self):
         """Compare rows, offsets and commands with those of the replay."""
         replayed, findings = self._story.replayed, Findings()
-        rows, records = state(self._config.broker, self._changelog)
-        rows = without_risk(rows)
+        rows, records = state(self._config.broker, self._changelog, self._partitions)
+        rows = self._comparable(rows)
         for key in rows.keys() | replayed.rows.keys():
             findings.rows += rows.get(key) != replayed.rows.get(key)
         for partition in replayed.replay.partitions:
@@ -336,3 +341,133 @@ class Shop:
                     findings.doubled += max(0, got.get(topic, 0) - wanted)
         sent = [(name, None) for name in ids(read(self._config.broker, "recall"))]
         return findings + compare(sent, dict.fromkeys(replayed.ids))
+
+    def _extra(self, _name):
+        """Give settings that are a process's own."""
+        return {}
+
+    def _comparable(self, rows):
+        return without_risk(rows)
+
+
+class Lessons(Replayed):
+    """A replay, what it learned from, and what it learned: (id, payload) by topic."""
+
+    def __init__(self, config, records):
+        self.said = {MODEL: [], CONTROL: [], TRAINING: []}
+        super().__init__(config, records)
+        self.rows = dict(self.replay.rows())
+
+    def _emit(self, number, output):
+        super()._emit(number, output)
+        if output.topic in self.said:
+            partition = number if output.topic == CONTROL else 0
+            self.said[output.topic].append(lesson(output.topic, partition, output.value))
+
+
+def lesson(topic, partition, value):
+    """Return the id and the payload of a record that has to do with learning.
+
+    Where a snapshot is read on from depends on how the lines of the partitions came together.
+    """
+    record = orjson.loads(value)
+    names = {
+        MODEL: ("kind", "horizon_days", "version"),
+        CONTROL: ("horizon_days", "version"),
+        TRAINING: ("kind", "id", "horizon_days", "day", "partition"),
+    }
+    name = (partition, *(record.get(field) for field in names[topic]))
+    return name, orjson.dumps(record | {"resume_offset": 0}) if topic == MODEL else value
+
+
+class LearningStory:
+    """A history from which a model is learned, and what replays learn; made once for many rounds.
+
+    Workers have sixteen partitions. What goes onto the model's topic is that of a replay in one partition.
+    """
+
+    def __init__(self):
+        self.config = configured(DEFAULT_PLAYBOOK, live_from="2100-01-01T00:00:00Z", horizons_days=(7,), partitions=16)
+        history = list(simulate(users=320, days=75, seed=4))
+        self.replayed = Lessons(self.config, history)
+        in_one = Lessons(self.config.model_copy(update={"partitions": 1}), history)
+        self.replayed.said[MODEL] = in_one.said[MODEL]
+        self.last_learned = in_one.said[MODEL][-1][0]
+        adoptions = self._adoptions(history[-1].recorded_at)
+        self.records = sorted([*adoptions, *history], key=lambda record: record.recorded_at)
+
+    def _adoptions(self, until):
+        """Return the adoptions as records of the history: each waits for its snapshot, as those of the trainer would.
+
+        Those that the trainer writes come behind the ticks of the whole history, when it is over.
+        """
+        days = self.config.shop().days
+        for value in dict.fromkeys(value for _, value in self.replayed.said[CONTROL]):
+            effective_at = dt.datetime.fromisoformat(orjson.loads(value)["effective_at"])
+            at = days.start(days.of(round(effective_at.timestamp() * 1000)) - 1)
+            if at <= until:
+                yield HistoryRecord(CONTROL, b"", at, value)
+
+
+class Learning(Shop):
+    """The load of a worker that learns: beside rows, all that has to do with learning is what the replay has of it."""
+
+    def __init__(self, story, cluster, directory, random):
+        super().__init__(story, cluster, directory)
+        self._has_names = random.random() < 1 / 2
+        self._published = Tail(cluster.bootstrap, MODEL)
+        self._gate = Gate(directory / "gate", NEVER)
+
+    def main(self, name):
+        main, environment = super().main(name)
+        return f"points.heed({str(self._gate.path)!r})\n{main}", environment
+
+    def hold(self):
+        """Let the workers come no further than to some snapshots before the last."""
+        [_, self._held_at] = ends(self._story.records, self._config.shop().days, 3)
+        self._gate.open_to(self._held_at)
+
+    def held(self):
+        """Tell whether they have come so far."""
+        return self._progress.passed(self._held_at)
+
+    def go_on(self):
+        self._gate.open_to(NEVER)
+
+    def begin(self):
+        config = self._config
+        self._over = lay_down(config.broker, self._story.records, config.shop().days, partitions=config.partitions)
+
+    def exhausted(self):
+        return super().exhausted() and self._has_learned()
+
+    def finish(self, until):
+        super().finish(until)
+        until(self._has_learned, "all snapshots are published")
+
+    def close(self):
+        super().close()
+        self._published.close()
+
+    def judge(self):
+        findings = super().judge()
+        for topic, wanted in self._story.replayed.said.items():
+            messages = read(self._config.broker, topic, self._partitions if topic == CONTROL else 1)
+            if topic == CONTROL:  # the history lies there too, under its own times
+                messages = [message for message in messages if message.timestamp()[1] > self._over]
+            said = [lesson(topic, message.partition(), message.value()) for message in messages]
+            findings += compare(said, dict(wanted))
+            if topic == MODEL:
+                findings.changed += said != wanted  # in this order
+        return findings
+
+    def _has_learned(self):
+        self._published.poll()
+        found = self._published.found
+        return bool(found) and lesson(MODEL, 0, found[-1].value())[0] == self._story.last_learned
+
+    def _extra(self, name):
+        return {"instance_id": name} if self._has_names else {}
+
+    def _comparable(self, rows):
+        return rows

@@ -4,14 +4,17 @@ import asyncio
 import functools
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from schemas.topics import MODEL
 from worker.stream.lane import Lane, Lanes
 from worker.stream.partition import Partition
 from worker.stream.producer import LaneProducer
 from worker.stream.recovery import BatchRecovery
 from worker.stream.work import KeyedWork
+from worker.training import TrainerWork
 
 ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
@@ -24,6 +27,18 @@ class Point(NamedTuple):
     after: bool = False
     flush: bool = False
     """Whether all that was produced is to reach the broker first."""
+    among: Callable[..., bool] = lambda *_args, **_kwargs: True
+    """Which calls count, by their arguments."""
+
+
+def is_snapshot(_producer, topic, _value, key, *_args, **_kwargs):
+    """Tell whether a snapshot is sent; its sums are before it, and its adoptions come after."""
+    return topic == MODEL and b"measures" not in key
+
+
+def holds_snapshot(producer):
+    """Tell whether there is a snapshot in the transaction."""
+    return any(place.topic == MODEL for place in producer._txn_manager.txn_partitions)
 
 
 POINTS = {
@@ -35,6 +50,10 @@ POINTS = {
     "after the produces": Point(LaneProducer, "send_offsets_to_transaction", flush=True),
     "before the commit": Point(LaneProducer, "commit_transaction"),
     "after the commit": Point(LaneProducer, "commit_transaction", after=True),
+    "while it learns": Point(TrainerWork, "advance", after=True),
+    "after a snapshot is sent": Point(LaneProducer, "send", after=True, flush=True, among=is_snapshot),
+    "before a snapshot's commit": Point(LaneProducer, "commit_transaction", among=holds_snapshot),
+    "after a snapshot's commit": Point(LaneProducer, "commit_transaction", after=True, among=holds_snapshot),
     "before a lane closes": Point(Lane, "close"),
     "after a lane closed": Point(Lane, "close", after=True),
 }
@@ -126,6 +145,8 @@ def arm(fault):
 
     @functools.wraps(method)
     async def waited_for(self, *args, **kwargs):
+        if not point.among(self, *args, **kwargs):
+            return await method(self, *args, **kwargs)
         if point.after:
             result = await method(self, *args, **kwargs)
         if point.flush:
@@ -135,6 +156,8 @@ def arm(fault):
 
     @functools.wraps(method)
     def called(self, *args, **kwargs):
+        if not point.among(self, *args, **kwargs):
+            return method(self, *args, **kwargs)
         if not point.after:
             strike()
         result = method(self, *args, **kwargs)
