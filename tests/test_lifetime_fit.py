@@ -1,6 +1,9 @@
 """The fit: published estimates, simulated populations, and what cannot be fitted."""
 
 import datetime as dt
+import os
+import subprocess
+import sys
 from collections import defaultdict
 from functools import cache
 
@@ -119,6 +122,20 @@ def test_the_same_histories_give_the_same_model_in_six_digits():
     assert fit(list(told), DAY) == found
     for value in (found.purchases.r, found.purchases.alpha, found.spend.p, found.spend.v):
         assert value == float(f"{value:.6g}")
+
+
+def test_another_processor_finds_the_same_model_in_six_digits():
+    """OpenBLAS and NumPy choose their arithmetic by the processor; here an old one is taken for the second fit."""
+    code = "from test_lifetime_fit import *; print(fit(summaries(SOME, 1500), DAY))"
+    old = {"OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "1", "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4"}
+    path = os.pathsep.join(sys.path)
+    told = [
+        subprocess.run(  # noqa: S603 - this interpreter
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path, **how}, capture_output=True, check=True
+        ).stdout
+        for how in ({}, old)
+    ]
+    assert told[0] == told[1]
 
 
 def test_of_very_many_histories_the_first_are_taken(monkeypatch):
