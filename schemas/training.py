@@ -57,7 +57,7 @@ class Example(Closed):
     predicted: Predicted | None = Field(description="What was predicted at t; null before the first snapshot.")
     lead_days: Count | None = Field(
         description="Where the horizon after the last order had passed at t for the first time: days from the first "
-        "alert since that order to then. Null elsewhere, and where there was no alert."
+        "alert since that order to then. Null elsewhere, where there was no alert, and for a horizon not acted on."
     )
 
 

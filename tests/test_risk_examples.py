@@ -9,6 +9,7 @@ from worker.recall.days import DAY_MS
 from worker.recall.lifetime.history import History
 from worker.recall.risk.features import NAMES
 from worker.recall.risk.scorer import Scorer
+from worker.recall.step import LAPSED
 
 FIRST = "2025-01-01"
 HORIZONS = (30, 60)
@@ -180,6 +181,27 @@ def test_lead_is_told_once_when_the_horizon_after_the_last_order_has_passed():
     [(day, lead_days)] = told
     assert day == min(value["t"] for value in examples(shop) if value["t"] > "2025-02-19")
     assert lead_days == (ms("2025-02-19") - ms(first_alert)) // DAY_MS
+
+
+def test_an_alert_after_the_lapse_is_no_lead():
+    """The cancelled order had put the lapse off; without it the first alert came after the lapse."""
+    shop = SmallShop(models=adopted(alert_above=0.0))
+    adopts(shop, "2025-02-03")
+    shop.orders("bob", "2025-01-02", "o1")
+    shop.orders("bob", "2025-01-12", "o2")
+    shop.cancels("bob", "2025-02-11", "o2")
+    shop.tick("2025-05-01")
+    assert shop.row("bob").account.alerted_day == LAPSED
+    assert {value["lead_days"] for value in examples(shop)} == {None}
+
+
+def test_lead_is_told_of_the_horizon_that_is_acted_on():
+    shop = SmallShop(models=adopted(alert_above=0.0), horizons_days=HORIZONS)
+    adopts(shop, FIRST)
+    shop.orders("bob", "2025-01-02", "o1")
+    shop.tick("2025-05-01")
+    assert {value["lead_days"] is None for value in examples(shop)} == {True, False}
+    assert {value["lead_days"] for value in examples(shop, 60)} == {None}
 
 
 def test_without_an_alert_there_is_no_lead():

@@ -359,7 +359,7 @@ class Customers:
         lapse = self._days.of(state.last_order_at) + self.shop.horizon_days
         if today > lapse:
             alerted, account.alerted_day = account.alerted_day, LAPSED
-            return lapse - alerted if alerted else None
+            return lapse - alerted if 0 < alerted <= lapse else None  # later where an order was cancelled since
         if alert and not account.alerted_day:
             account.alerted_day = today
         return None
@@ -452,7 +452,7 @@ class Customers:
             "schema_hash": features.SCHEMA_HASH,
             "history": sighting.history._asdict(),
             "predicted": predicted,
-            "lead_days": sighting.lead_days,
+            "lead_days": sighting.lead_days if horizon_days == shop.horizon_days else None,
         }
         return Output(TRAINING, None, orjson.dumps(example), partition=0)
 
