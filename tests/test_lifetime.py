@@ -4,13 +4,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import beta
 from test_risk_features import DAYS, FIRST_DAY, at_of, build, events, new_row, put
 
 from worker.recall.lifetime.bgnbd import BgNbd
+from worker.recall.lifetime.fit import LOG_MAX, TIME_UNIT
 from worker.recall.lifetime.history import History, history
 from worker.recall.lifetime.spend import GammaGamma
 from worker.recall.lifetime.worth import Lifetime, worth
@@ -112,6 +113,20 @@ def test_probabilities_and_orders_are_sound(purchases, known, days, more):
     orders = purchases.orders(known, days)
     assert orders.variance >= 0
     assert orders.mean >= (1 - short) * (1 - 1e-6) - 1e-9  # Markov: an order at least
+
+
+logarithms = st.floats(-LOG_MAX, LOG_MAX).map(math.exp)
+
+
+@given(st.builds(BgNbd, logarithms, logarithms.map(TIME_UNIT.__mul__), logarithms, logarithms), histories())
+@example(BgNbd(0.5, 0.3, 148.0, 2.8), History(0, 0, 1))
+@example(BgNbd(147.0, 0.3, 148.0, 0.01), History(0, 0, 1))
+@example(BgNbd(0.01, 4400.0, 0.01, 148.0), History(7000, 7000, 7001))
+def test_whatever_was_fitted_tells_what_a_user_is_worth(purchases, known):
+    for days in (90, 365):
+        told = worth(Lifetime(purchases, CDNOW.spend, 0, 1), known, known.repeats + 1, 2000.0, 0.35, days)
+        assert told.margin >= 0
+        assert math.isfinite(told.error)
 
 
 @given(parameters, st.integers(1, 200), st.integers(0, 300))

@@ -95,14 +95,27 @@ class BgNbd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             c = 1 + _POLE
         tau = days / (self.alpha + history.age_days)
         z = tau / (1 + tau)
-        silent = (1 + tau) ** (1 - a)
         first = (c - 1) / (a - 1)
-        mean = first * (1 - silent * float(hyp2f1(c - 1 - s, a - 1, c - 1, z)))
+        mean = first * (1 - _pfaff(c - 1 - s, a - 1, c - 1, z))
         # E[(1 - p) / p^2 (1 - (1 + p tau)^-s - s p tau (1 + p tau)^-(s + 1))], term by term.
         beta = c - a
         second = beta * (c - 1) / ((a - 1) * (a - 2))
-        whole = 1 - silent * (1 + tau) * float(hyp2f1(c - 1 - s, a - 2, c - 1, z))
-        part = beta / (a - 1) * s * tau * silent * float(hyp2f1(c - 1 - s, a - 1, c, z))
+        whole = 1 - _pfaff(c - 1 - s, a - 2, c - 1, z)
+        part = beta / (a - 1) * s * tau * _pfaff(c - 1 - s, a - 1, c, z)
         factorial = 2 * (second * whole - part)
         mean *= alive
         return Orders(mean, max(0.0, alive * factorial + mean - mean * mean))
+
+
+def _pfaff(a: float, b: float, c: float, z: float) -> float:
+    """Return (1 - z)^b F(a, b; c; z), z in [0, 1), where F has no pole at 1.
+
+    Elsewhere Euler's form of it, which has none there (Abramowitz and Stegun, 15.3.3): a product of 0 and infinity is
+    no number.
+
+    >>> round(_pfaff(1.0, 0.5, 3.0, 0.2), 9) == round(0.8**2 * float(hyp2f1(2.0, 2.5, 3.0, 0.2)), 9)
+    True
+    """
+    if a + b > c:
+        a, b = c - b, c - a
+    return float((1 - z) ** b * hyp2f1(a, b, c, z))

@@ -32,9 +32,10 @@ PAYERS_MIN: Final = 100
 """Users with two days of orders or more that Gamma-Gamma needs: one alone does not tell how a user's orders differ."""
 
 _RIDGE: Final = 0.0005
-_TIME_UNIT: Final = 30.0
+TIME_UNIT: Final = 30.0
 """Days: so that all parameters are of the order of 1."""
-_LOG_MAX: Final = 6.0
+LOG_MAX: Final = 5.0
+"""Of the logarithms of the parameters: within it the formulas of the models hold for every history."""
 _TO_THE_END: Final = {"ftol": 0.0, "gtol": 1e-9, "finite_diff_rel_step": 1e-4}
 """On to where rounding stops it: processors add in orders of their own, take ways of their own to the minimum, and agree
 in six digits on nothing else."""
@@ -80,14 +81,14 @@ def fit_purchases(histories: Sequence[History]) -> BgNbd:
 
     # Equal histories are frequent: each counts as often as it is there.
     distinct, counts = np.unique(np.stack([x, recency, age]), axis=1, return_counts=True)
-    x, recency, age = distinct[0], distinct[1] / _TIME_UNIT, distinct[2] / _TIME_UNIT
+    x, recency, age = distinct[0], distinct[1] / TIME_UNIT, distinct[2] / TIME_UNIT
     weights = counts / counts.sum()
 
     def loss(logs: Vector) -> float:
         return float(-weights @ purchase_log_likelihoods(np.exp(logs), x, recency, age))
 
     r, alpha, a, b = _minimise(loss, ([-0.5, 0.5, -0.5, 0.5], [0.0, 1.0, 0.0, 1.0]))
-    return BgNbd(_rounded(r), _rounded(alpha * _TIME_UNIT), _rounded(a), _rounded(b))
+    return BgNbd(_rounded(r), _rounded(alpha * TIME_UNIT), _rounded(a), _rounded(b))
 
 
 def purchase_log_likelihoods(parameters: Vector, repeats: Vector, recency: Vector, age: Vector) -> Vector:
@@ -143,7 +144,7 @@ def _minimise(loss: Callable[[Vector], float], starts: Sequence[Sequence[float]]
 
     best: Any = None
     for start in starts:
-        bounds = [(-_LOG_MAX, _LOG_MAX)] * len(start)
+        bounds = [(-LOG_MAX, LOG_MAX)] * len(start)
         found = minimize(ridged, np.array(start), method="L-BFGS-B", jac="3-point", bounds=bounds, options=_TO_THE_END)
         if best is None or found.fun < best.fun:
             best = found
