@@ -17,7 +17,9 @@ from worker.recall.risk.baselines import Baselines
 from worker.recall.risk.features import NAMES, SCHEMA_HASH
 from worker.recall.risk.model import RiverModel
 from worker.recall.risk.scorer import Scorer, SnapshotError
-from worker.recall.risk.trainer import REFIT_DAYS, SUMMARIES_MIN, Trainer
+from worker.recall.risk.trainer import LESSONS_AT_ONCE, REFIT_DAYS, SUMMARIES_MIN, Trainer
+from worker.replay import Fed
+from worker.training import TrainerWork
 
 DAYS = Days("Europe/Berlin")
 HORIZON = 30
@@ -220,6 +222,21 @@ def test_a_trainer_that_learned_all_reads_on_behind_it():
     learner = trainer()
     fed(learner, records)
     assert learner.resume_offset == records[-1][0] + 1
+
+
+def test_a_large_day_is_learned_in_parts_and_read_past_when_all_is_learned():
+    """Between two parts the process tells the broker that it lives; the day counts as read with the last one."""
+    label_day = labels.label_day(FIRST_T, HORIZON, DAYS)
+    values = [example(FIRST_T, user, weight=1.0) for user in range(2 * LESSONS_AT_ONCE + 1)]
+    values += [closed(label_day, partition) for partition in range(PARTITIONS)]
+    records = [Fed(offset, 0, None, value) for offset, value in enumerate(values)]
+    work = TrainerWork([trainer()])
+    work.feed("churn-training", records)
+    units = list(iter(work.advance, None))
+    assert [unit.offsets["churn-training"] for unit in units] == [0, 0, 0, len(records)]
+    assert [unit.records for unit in units] == [0, 0, 0, len(records)]
+    outputs = [output for unit in units for output in unit.outputs]
+    assert outputs == fed(trainer(), list(enumerate(values))) != []
 
 
 def test_outputs_keep_the_contracts():

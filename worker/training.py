@@ -8,7 +8,7 @@ from schemas.topics import TRAINING
 from worker.stream.partition import Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from worker.recall.risk.trainer import Trainer
     from worker.stream.entries import SourceRecord
@@ -23,6 +23,8 @@ class TrainerWork:
     def __init__(self, trainers: Sequence[Trainer]) -> None:
         self._trainers = trainers
         self._records: list[SourceRecord] = []
+        self._units: Iterator[Unit] = iter(())
+        """Of the records in hand."""
         self._start = min(trainer.resume_offset for trainer in trainers)
 
     def feed(self, topic: str, records: Iterable[SourceRecord]) -> None:  # noqa: ARG002 - of the protocol
@@ -44,11 +46,22 @@ class TrainerWork:
         return self._start or None
 
     def advance(self) -> Unit | None:
-        if not self._records:
-            return None
-        records, self._records = self._records, []
+        unit = next(self._units, None)
+        if unit is None and self._records:
+            records, self._records = self._records, []
+            self._units = self._worked_off(records)
+            unit = next(self._units)
+        return unit
+
+    def _worked_off(self, records: Sequence[SourceRecord]) -> Iterator[Unit]:
+        """Yield units until all is learned; the place read up to moves with the last one."""
         outputs: list[Output] = []
         for record in records:
             for trainer in self._trainers:
-                outputs += trainer.take(record.offset, record.value or b"")
-        return Unit({}, outputs, {TRAINING: records[-1].offset + 1}, len(records), b"")
+                for output in trainer.steps(record.offset, record.value or b""):
+                    if output is not None:
+                        outputs.append(output)
+                        continue
+                    yield Unit({}, outputs, {TRAINING: records[0].offset}, 0, b"")
+                    outputs = []
+        yield Unit({}, outputs, {TRAINING: records[-1].offset + 1}, len(records), b"")

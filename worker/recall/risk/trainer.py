@@ -18,6 +18,7 @@ calibration after them (Platt's), were measured on all data sets and were better
 
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from datetime import date
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -49,6 +50,8 @@ SUMMARIES_MIN: Final = 200
 """So many histories are fitted to at least, and so many users' scores divided into quintiles."""
 LEARNER_SHARE: Final = 0.5
 """Of the logit, once there are labels enough."""
+LESSONS_AT_ONCE: Final = 500
+"""Learned without a pause: about 70 ms of River's."""
 NONE_YET: Final = -1
 
 LEARNERS: Final[dict[str, type[RiverModel] | type[VectorisedModel]]] = {
@@ -262,19 +265,22 @@ class Trainer:
 
     def take(self, offset: int, value: bytes) -> list[Output]:
         """Take a record; return the snapshots that it completes, each after its sums and before its adoptions."""
+        return [output for output in self.steps(offset, value) if output is not None]
+
+    def steps(self, offset: int, value: bytes) -> Iterator[Output | None]:
+        """Take a record as `take` does, with a None wherever others may have a turn: a large day takes seconds."""
         self._next_offset = offset + 1
         try:
             record = _decode(value)
         except (ValueError, RecursionError):
             self.counts["malformed"] += 1
-            return []
+            return
         if type(record) is _DayClosed:
-            return self._close(offset, record)
-        if type(record) is _Summary:
+            yield from self._close(offset, record)
+        elif type(record) is _Summary:
             self._keep_summary(offset, record)
         elif type(record) is _Example:
             self._keep(offset, record)
-        return []
 
     def _keep(self, offset: int, example: _Example) -> None:
         label_day = self._days.number(example.label_day)
@@ -331,24 +337,22 @@ class Trainer:
             return "late"
         return None if example.weight > 0 else "weight 0"
 
-    def _close(self, offset: int, closed: _DayClosed) -> list[Output]:
+    def _close(self, offset: int, closed: _DayClosed) -> Iterator[Output | None]:
         if closed.partitions != len(self._closed) or closed.partition >= closed.partitions:
             self.counts["partitions"] += 1
-            return []
+            return
         day = self._days.number(closed.day)
         if day <= self._learned_day:
-            return []
+            return
         self._first_offsets.setdefault(day, offset)
         self._closed[closed.partition] = max(self._closed[closed.partition], day)
         complete = min(self._closed)
-        outputs: list[Output] = []
         for over in range(self._first_day(complete), complete + 1):
-            self._learn(over)
+            yield from self._learn(over)
             self._refit(over)
             self._pass(over)
             if self._is_due(over):
-                outputs += self._publish(over)
-        return outputs
+                yield from self._publish(over)
 
     def _first_day(self, complete: int) -> int:
         """Return the first day that is not learned; at the beginning, the first of which anything is known."""
@@ -356,13 +360,15 @@ class Trainer:
             return self._learned_day + 1
         return max(0, min([complete, *self._lessons, *self._summaries]))
 
-    def _learn(self, label_day: int) -> None:
+    def _learn(self, label_day: int) -> Iterator[None]:
         """Measure what was predicted of the customers of the day, then learn what came of them."""
         lessons = [lesson for _, lesson in sorted(self._lessons.pop(label_day, {}).items())]
         if not lessons:
             return
         self._measures.take(label_day, [lesson.outcome for lesson in lessons])
-        for outcome, days_since_order, features in lessons:
+        for n, (outcome, days_since_order, features) in enumerate(lessons):
+            if n % LESSONS_AT_ONCE == 0:
+                yield
             self._baselines.learn(days_since_order, outcome.y, outcome.weight)
             self._model.learn(features, outcome.y, outcome.weight)
         self._learned += len(lessons)
