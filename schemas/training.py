@@ -1,12 +1,16 @@
 """What the model learns from: labelled examples, histories, and the days that are complete. No user ids."""
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from schemas.values import Closed, Count, Finite, Number, Probability, Tier
 
+FEATURE_MAX: Final = 32.767
+"""Of a feature's size: as a whole number of thousandths it takes two bytes."""
+
+Feature = Annotated[float, Field(ge=-FEATURE_MAX, le=FEATURE_MAX)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 
 
@@ -51,7 +55,7 @@ class Example(Closed):
     holdout: bool = Field(description="True where the user is held out.")
     treated: bool = Field(description="True where the user was touched within the horizon.")
     tier: Tier = Field(description="Tier at t.")
-    features: list[Finite] = Field(description="Features in the order of the schema.")
+    features: list[Feature] = Field(description="Features in the order of the schema.")
     schema_hash: Hash = Field(description="Hash of the names and order of the features.")
     history: PurchaseHistory = Field(description="Orders up to t.")
     predicted: Predicted | None = Field(description="What was predicted at t; null before the first snapshot.")

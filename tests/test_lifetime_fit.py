@@ -130,7 +130,7 @@ def test_another_processor_finds_the_same_model_in_six_digits():
     old = {"OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "1", "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4"}
     path = os.pathsep.join(sys.path)
     told = [
-        subprocess.run(  # noqa: S603 - this interpreter
+        subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path, **how}, capture_output=True, check=True
         ).stdout
         for how in ({}, old)

@@ -296,3 +296,11 @@ def broken(change):
 def test_foreign_state_is_refused(state):
     with pytest.raises(ValueError, match=r"^measures: "):
         Measures.from_json(state)
+
+
+def test_the_smallest_weight_counts():
+    measures = Measures()
+    measures.take(FIRST_DAY, list(outcomes(60, weights=(0.0001,))))
+    report = measures.report()
+    assert report["n"] == 60
+    assert report["since"] == report["until"]

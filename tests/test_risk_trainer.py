@@ -460,6 +460,7 @@ BAD = [
     (example(FIRST_T, 1, features=["a"]), "malformed"),
     (example(FIRST_T, 1, t="today"), "malformed"),
     (example(FIRST_T, 1).replace(b'"features":[', b'"features":[1e999,'), "malformed"),
+    (example(FIRST_T, 1, features=[1e300] * len(NAMES)), "malformed"),
     (example(FIRST_T, 1, history=None), "malformed"),
     (example(FIRST_T, 1, history={"repeats": -1, "recency_days": 0, "age_days": 0}), "malformed"),
     (example(FIRST_T, 1, predicted={**predicted(random.Random(1)), "model": 1.1}), "malformed"),

@@ -37,8 +37,8 @@ TIME_UNIT: Final = 30.0
 LOG_MAX: Final = 5.0
 """Of the logarithms of the parameters: within it the formulas of the models hold for every history."""
 _TO_THE_END: Final = {"ftol": 0.0, "gtol": 1e-9, "finite_diff_rel_step": 1e-4}
-"""On to where rounding stops it: processors add in orders of their own, take ways of their own to the minimum, and agree
-in six digits on nothing else."""
+"""On to where rounding stops it: processors add in orders of their own, go ways of their own to the minimum, and in six
+digits agree on nothing else."""
 _SPREAD_MIN: Final = 1e-3
 """Of users' mean values, as a share of their mean: below it all pay the same."""
 

@@ -15,6 +15,7 @@ from math import log1p, sqrt
 from operator import sub
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from schemas.training import FEATURE_MAX
 from worker.recall import rfm
 from worker.recall.profile import Gaps
 from worker.recall.tiers import Tier
@@ -44,7 +45,7 @@ MONEY_WEEKS: Final = (26, 52)
 CONTACT_DAYS: Final = (30, 90)
 
 SCALE: Final = 1000
-_LIMIT: Final = 32_767
+_LIMIT: Final = round(FEATURE_MAX * SCALE)
 
 _TREND_UNIT = f"log1p(count in {TREND_DAYS} days) - log1p(count in the {TREND_DAYS} days before)"
 

@@ -8,7 +8,7 @@ and no one is among them twice. The AUC within a week is the exact one of each l
 
 Sums and histograms only, by blocks of eight weeks, of which the last four are kept: the figures are those of the last
 24 to 32 weeks of label days, the memory is bounded, and old days do not weigh for ever. Scores are counted in bins of
-.05 of the logit. Weights are taken to whole thousandths, so that a bin takes few digits.
+.05 of the logit. Weights are taken to whole thousandths, one at least, so that a bin takes few digits.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Measures:
     def take(self, label_day: int, outcomes: Sequence[Outcome]) -> None:
         """Take a label day as a whole, later than those before; the outcomes in an order that they alone determine."""
         block = self._block(label_day)
-        weighted = [(outcome, round(outcome.weight * _UNIT)) for outcome in outcomes]
+        weighted = [(outcome, max(1, round(outcome.weight * _UNIT))) for outcome in outcomes]
         for outcome, weight in weighted:
             block.add(outcome, weight)
         known = [(outcome.predicted, outcome.y, weight) for outcome, weight in weighted if outcome.predicted]

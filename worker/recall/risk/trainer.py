@@ -28,6 +28,7 @@ from msgspec import Meta, Struct
 
 from schemas.snapshots import MeasuresRecord, Snapshot
 from schemas.topics import CONTROL, MODEL
+from schemas.training import FEATURE_MAX
 from schemas.values import AMOUNT_LIMIT, rfc3339
 from worker.recall.days import LATENESS_MS, Days
 from worker.recall.lifetime.history import History
@@ -61,6 +62,7 @@ LEARNERS: Final[dict[str, type[RiverModel] | type[VectorisedModel]]] = {
 
 _Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{8,64}\Z")]
 _Count = Annotated[int, Meta(ge=0, lt=2**53)]
+_Feature = Annotated[float, Meta(ge=-FEATURE_MAX, le=FEATURE_MAX)]
 _Probability = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -108,7 +110,7 @@ class _Example(Struct, frozen=True, gc=False, tag_field="kind", tag="example", f
     holdout: bool
     treated: bool
     tier: Literal["high", "potential", "marginal", "silent", "new"]
-    features: list[float]
+    features: list[_Feature]
     schema_hash: _Hash
     history: _History
     predicted: _Predicted | None
