@@ -212,6 +212,20 @@ def test_without_an_alert_there_is_no_lead():
     assert {value["lead_days"] for value in examples(shop)} == {None}
 
 
+def test_who_is_held_out_only_later_was_not_held_out():
+    """A larger holdout takes users in who might have been touched before."""
+    small, large = playbook(), playbook("large", holdout={"share": 0.5})
+    shop = SmallShop(small, large, live_from=FIRST)
+    users = [f"u{i}" for i in range(8)]
+    for user in users:
+        shop.orders(user, FIRST, f"o-{user}")
+    shop.steers("adopt_playbook", effective_at="2025-01-20", version=large.version)
+    shop.tick("2025-04-01")
+    assert {value["holdout"] for value in examples(shop) if value["t"] < "2025-01-20"} == {False}
+    assert {value["holdout"] for value in examples(shop) if value["t"] > "2025-01-20"} == {True, False}
+    assert all(value["weight"] == value["holdout"] for value in examples(shop))
+
+
 # -- summaries ---------------------------------------------------------------------------------------------------------
 
 

@@ -246,7 +246,7 @@ def test_the_greatest_row_stays_within_two_bytes():
     row.last_days = [FIRST_DAY - 1] * len(CHANNELS)
     seen = compute(row, FIRST_DAY, DAYS)
     assert plain(seen)[NAMES.index("view_90d")] == logs(10**9)
-    sighting = labels.Sighting(0, History(0, 0, 0), None, seen, {})
+    sighting = labels.Sighting(0, False, History(0, 0, 0), None, seen, {})
     assert labels.unpack(labels.pack(sighting)) == sighting
 
 

@@ -59,6 +59,7 @@ days = st.integers(0, 30_000)
 sightings = st.builds(
     labels.Sighting,
     tier=st.sampled_from(list(map(int, Tier))),
+    holdout=st.booleans(),
     history=st.builds(History, days, days, days),
     lead_days=st.none() | days,
     features=st.lists(st.integers(-32_767, 32_767), min_size=len(NAMES), max_size=len(NAMES)),
@@ -78,11 +79,11 @@ sightings = st.builds(
 def test_what_was_packed_comes_back_exactly(sighting):
     packed = labels.pack(sighting)
     assert labels.unpack(packed) == sighting
-    assert len(packed) == 21 + 2 * len(NAMES) + 22 * len(sighting.forecasts)
+    assert len(packed) == 22 + 2 * len(NAMES) + 22 * len(sighting.forecasts)
 
 
 def test_what_another_schema_packed_is_not_read():
-    packed = labels.pack(labels.Sighting(1, History(0, 0, 1), None, [500] * len(NAMES), {}))
+    packed = labels.pack(labels.Sighting(1, False, History(0, 0, 1), None, [500] * len(NAMES), {}))
     assert labels.unpack(packed[:-2]) is None
     assert labels.unpack(b"\x00" + packed[1:]) is None
     assert labels.unpack(packed + b"\x00") is None

@@ -348,7 +348,8 @@ class Customers:
         pending = state.account.pending
         for horizon_days in shop.horizons_days:
             pending.setdefault(horizon_days, []).append(today)
-        sighting = Sighting(state.standing.tier, told, lead_days, seen, forecasts)
+        held_out = self._in_force(shared).holdout.arm(state.key, today) == CONTROL
+        sighting = Sighting(state.standing.tier, held_out, told, lead_days, seen, forecasts)
         return (Attach(_name(today), labels.pack(sighting)),)
 
     def _lead_days(self, state: Profile, today: int, *, alert: bool) -> int | None:
@@ -432,8 +433,8 @@ class Customers:
     def _example(self, state: Profile, shared: Shared, day: int, horizon_days: int, sighting: Sighting) -> Output:
         shop, days, last_day = self.shop, self._days, day + horizon_days
         since, until = days.start(day), days.start(last_day)
-        holdout = self._in_force(shared).holdout
-        held_out = holdout.arm(state.key, day) == CONTROL == holdout.arm(state.key, last_day)
+        # At both ends: between them a new epoch may draw him anew, or a playbook change the share.
+        held_out = sighting.holdout and self._in_force(shared).holdout.arm(state.key, last_day) == CONTROL
         uncontacted = held_out or until < shop.live_from
         forecast = sighting.forecasts.get(horizon_days)
         predicted = None if forecast is None else {"version": forecast.version, **forecast.predictions._asdict()}

@@ -22,7 +22,7 @@ NONE: Final = -1
 """In a packed sighting."""
 _MILLION: Final = 1_000_000
 _MARK: Final = bytes.fromhex(SCHEMA_HASH)[:4]
-_SIGHTING: Final = struct.Struct(f"<4sB4i{len(NAMES)}h")
+_SIGHTING: Final = struct.Struct(f"<4sB?4i{len(NAMES)}h")
 _FORECAST: Final = struct.Struct("<HI4i")
 
 
@@ -69,6 +69,8 @@ class Sighting(NamedTuple):
     """What was seen of a user on a day; lies beside the row until its last label is due."""
 
     tier: int
+    holdout: bool
+    """Whether he was held out on that day, under the playbook then in force."""
     history: History
     lead_days: int | None
     """See `schemas.training.Example`."""
@@ -81,7 +83,7 @@ class Sighting(NamedTuple):
 def pack(sighting: Sighting) -> bytes:
     """Return a sighting in some 250 bytes: a mark of the schema of features, two bytes for each, what was predicted."""
     lead_days = NONE if sighting.lead_days is None else sighting.lead_days
-    packed = _SIGHTING.pack(_MARK, sighting.tier, *sighting.history, lead_days, *sighting.features)
+    packed = _SIGHTING.pack(_MARK, sighting.tier, sighting.holdout, *sighting.history, lead_days, *sighting.features)
     for horizon_days, (version, predictions) in sighting.forecasts.items():
         millionths = [NONE if p is None else round(p * _MILLION) for p in predictions]
         packed += _FORECAST.pack(horizon_days, version, *millionths)
@@ -93,7 +95,7 @@ def unpack(packed: bytes) -> Sighting | None:
     size = _SIGHTING.size
     if packed[: len(_MARK)] != _MARK or len(packed) < size or (len(packed) - size) % _FORECAST.size:
         return None
-    _, tier, repeats, recency_days, age_days, lead_days, *features = _SIGHTING.unpack_from(packed)
+    _, tier, holdout, repeats, recency_days, age_days, lead_days, *features = _SIGHTING.unpack_from(packed)
     forecasts = {}
     for horizon_days, version, model, bgnbd, recency, constant in _FORECAST.iter_unpack(packed[size:]):
         predictions = Predictions(
@@ -101,4 +103,4 @@ def unpack(packed: bytes) -> Sighting | None:
         )
         forecasts[horizon_days] = Forecast(version, predictions)
     history = History(repeats, recency_days, age_days)
-    return Sighting(tier, history, None if lead_days == NONE else lead_days, features, forecasts)
+    return Sighting(tier, holdout, history, None if lead_days == NONE else lead_days, features, forecasts)
