@@ -80,6 +80,15 @@ class Gaps(msgspec.Struct, array_like=True, gc=False):
             self.m2 += delta * (gap - self.mean)
         self.last_day = day
 
+    def with_days(self, days: list[int]) -> Gaps:
+        """Return the gaps with later days taken in; these stay as they are."""
+        if not days:
+            return self
+        gaps = Gaps(self.last_day, self.n, self.mean, self.m2)
+        for day in days:
+            gaps.fold(day)
+        return gaps
+
     @property
     def variance(self) -> float:
         return self.m2 / (self.n - 1) if self.n > 1 else 0.0
@@ -312,6 +321,16 @@ class Profile(msgspec.Struct, array_like=True, dict=True):
             if open_day.half_hours or open_day.counts:
                 arrays.append(sparse(day, open_day.counts, sessions_in(open_day.half_hours)))
         return arrays
+
+    def open_days_before(self, t_day: int) -> tuple[list[int], list[int]]:
+        """Return the open days before a day with activity, and those with orders: the gaps have yet to take them."""
+        active, ordered = [], []
+        for day, open_day in ((self.day - 1, self.yesterday), (self.day, self.today)):
+            if open_day.half_hours and day < t_day:
+                active.append(day)
+                if open_day.counts and open_day.counts[ORDER]:
+                    ordered.append(day)
+        return active, ordered
 
     def saw(self, channel: int, day: int) -> None:
         """Note the last day of a channel's use."""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from worker.recall.profile import Gaps
-from worker.recall.windows import ORDER
-
 if TYPE_CHECKING:
     from worker.recall.days import Days
     from worker.recall.profile import Profile
@@ -31,16 +28,8 @@ def history(profile: Profile, t_day: int, days: Days) -> History | None:
     days already, the history is as of the day after the last of them with an order.
     """
     account = profile.account
-    gaps = account.order_gaps
-    more = [
-        day
-        for day, open_day in ((profile.day - 1, profile.yesterday), (profile.day, profile.today))
-        if day < t_day and open_day.half_hours and open_day.counts and open_day.counts[ORDER]
-    ]
-    if more:
-        gaps = Gaps(gaps.last_day, gaps.n, gaps.mean, gaps.m2)
-        for day in more:
-            gaps.fold(day)
+    _, order_days = profile.open_days_before(t_day)
+    gaps = account.order_gaps.with_days(order_days)
     if gaps.last_day:
         recency = round(gaps.mean * gaps.n)
         return History(gaps.n, recency, max(t_day, gaps.last_day + 1) - gaps.last_day + recency)

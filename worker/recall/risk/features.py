@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from schemas.training import FEATURE_MAX
 from worker.recall import rfm
-from worker.recall.profile import Gaps
 from worker.recall.tiers import Tier
-from worker.recall.windows import CHANNELS, DAYS_KEPT, ORDER, SESSION
+from worker.recall.windows import CHANNELS, DAYS_KEPT, SESSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from worker.recall.days import Days
-    from worker.recall.profile import Contact, Profile
+    from worker.recall.profile import Contact, Gaps, Profile
     from worker.recall.windows import Sparse
 
 WINDOWS_DAYS: Final = (1, 7, 14, 30, 60, 90)
@@ -137,14 +136,14 @@ def compute(profile: Profile, t_day: int, days: Days) -> list[int]:
     """
     values: list[int] = []
     active_gap = _channels(profile, t_day, values)
-    active_days, order_days = _open_days(profile, t_day)
-    last_active = active_days[-1] if active_days else profile.active_gaps.last_day
-    _rhythm(profile.active_gaps, active_days, last_active, active_gap, t_day, values)
     account = profile.account
+    active_days, order_days = profile.open_days_before(t_day)
+    active = profile.active_gaps.with_days(active_days)
+    _rhythm(active, active.last_day, active_gap, t_day, values)
     start, week = days.start(t_day), days.week(t_day)
     orders = _orders(profile, start, days.start(days.monday(week)), days)
     order_gap = orders.last_day - orders.day_before if orders.day_before else 0
-    _rhythm(account.order_gaps, order_days, orders.last_day, order_gap, t_day, values)
+    _rhythm(account.order_gaps.with_days(order_days), orders.last_day, order_gap, t_day, values)
     _money(profile, week, orders, values)
     standing = profile.standing
     values.append(_log_count(max(0, t_day - days.of(profile.first_at))) if profile.first_at else 0)
@@ -176,7 +175,16 @@ def _log_count(n: int) -> int:
 
 _PERIOD_OF: Final = tuple(next(i for i, end in enumerate(WINDOWS_DAYS) if age <= end) for age in range(DAYS_KEPT + 1))
 """By age in days, the shortest window that reaches it."""
-_MONTH, _TWO_MONTHS = WINDOWS_DAYS.index(TREND_DAYS), WINDOWS_DAYS.index(2 * TREND_DAYS)
+_COUNTS: Final = len(WINDOWS_DAYS) * len(CHANNELS)
+
+
+def _place(window_days: int) -> slice:
+    """Return where the counts of a window lie among those of all."""
+    begin = WINDOWS_DAYS.index(window_days) * len(CHANNELS)
+    return slice(begin, begin + len(CHANNELS))
+
+
+_MONTH, _TWO_MONTHS = _place(TREND_DAYS), _place(2 * TREND_DAYS)
 
 
 def _channels(profile: Profile, t_day: int, values: list[int]) -> int:
@@ -188,22 +196,22 @@ def _channels(profile: Profile, t_day: int, values: list[int]) -> int:
         if 0 < age <= DAYS_KEPT:
             pairs[_PERIOD_OF[age]] += array[1:]
     counts = [0] * len(CHANNELS)
-    windows = []
+    numbers: list[int] = []
     for flat in pairs:
-        numbers = iter(flat)
-        for channel, n in zip(numbers, numbers):  # noqa: B905 - pairs, since arrays are
+        flat_numbers = iter(flat)
+        for channel, n in zip(flat_numbers, flat_numbers):  # noqa: B905 - pairs, since arrays are
             counts[channel] += n
-        windows.append(counts[:])
-    log = _LOGS.__getitem__ if max(counts) < len(_LOGS) else _log
-    logs = [list(map(log, window)) for window in windows]
-    for of_window in logs:
-        values += of_window
-    before = map(log, map(sub, windows[_TWO_MONTHS], windows[_MONTH]))
-    values += map(sub, logs[_MONTH], before)
+        numbers += counts
+    numbers += map(sub, numbers[_TWO_MONTHS], numbers[_MONTH])
     active = _last_sessions(arrays, t_day)
     recencies = _recencies(profile, arrays, t_day)
     recencies[SESSION] = active[0] if active else RECENCY_MAX_DAYS
-    values += map(_LOGS.__getitem__, recencies)
+    numbers += recencies
+    # By place, since a call for each would take longer than all else here.
+    logs = [_LOGS[n] for n in numbers] if max(counts) < len(_LOGS) else list(map(_log, numbers))
+    values += logs[:_COUNTS]
+    values += map(sub, logs[_MONTH], logs[_COUNTS:])
+    values += logs[-len(CHANNELS) :]
     return active[1] - active[0] if len(active) > 1 else 0
 
 
@@ -229,17 +237,6 @@ def _recencies(profile: Profile, arrays: list[Sparse], t_day: int) -> list[int]:
                 ages = [t_day - array[0] for array in arrays if channel in array[1::2]]
                 recencies[channel] = min((age for age in ages if 0 < age <= DAYS_KEPT), default=RECENCY_MAX_DAYS)
     return recencies
-
-
-def _open_days(profile: Profile, t_day: int) -> tuple[list[int], list[int]]:
-    """Return the days with activity and with orders that the statistics of gaps have yet to take."""
-    active, ordered = [], []
-    for day, open_day in ((profile.day - 1, profile.yesterday), (profile.day, profile.today)):
-        if open_day.half_hours and day < t_day:
-            active.append(day)
-            if open_day.counts and open_day.counts[ORDER]:
-                ordered.append(day)
-    return active, ordered
 
 
 def _orders(profile: Profile, start: int, monday: int, days: Days) -> _Orders:
@@ -273,22 +270,17 @@ def _orders(profile: Profile, start: int, monday: int, days: Days) -> _Orders:
     )
 
 
-def _rhythm(gaps: Gaps, more: list[int], last_day: int, last_gap: int, t_day: int, values: list[int]) -> None:
-    """Append what gaps say; `more` are days that come after those folded in."""
-    folded = gaps
-    if more:
-        folded = Gaps(gaps.last_day, gaps.n, gaps.mean, gaps.m2)
-        for day in more:
-            folded.fold(day)
-    n = folded.n
+def _rhythm(gaps: Gaps, last_day: int, last_gap: int, t_day: int, values: list[int]) -> None:
+    """Append what gaps say."""
+    n = gaps.n
     recency = t_day - last_day
     if recency > NEVER_DAYS or not last_day:
         recency = NEVER_DAYS
-    mean = (folded.mean * n + ASSUMED_GAP_DAYS) / (n + 1)
-    deviation = sqrt(folded.m2 / (n - 1)) if n > 1 else 0.0
+    mean = (gaps.mean * n + ASSUMED_GAP_DAYS) / (n + 1)
+    deviation = sqrt(gaps.m2 / (n - 1)) if n > 1 else 0.0
     late = (recency - mean) / (deviation + LATE_DAYS)
     values += (
-        _log_count(n + 1 if folded.last_day else 0),
+        _log_count(n + 1 if gaps.last_day else 0),
         _LOGS[recency],
         round(log1p(mean) * SCALE),
         round(log1p(deviation) * SCALE),
