@@ -62,6 +62,10 @@ class Baselines:
         place = bisect_left(RECENCY_EDGES, days_since_order)
         return _rate(self._state.lapsed[place], self._state.labels[place])
 
+    def by_recency(self) -> tuple[float, ...]:
+        """Return the rates of 0 days since the last order and on; the last of them stands for all beyond."""
+        return tuple(map(self.recency, range(RECENCY_EDGES[-1] + 2)))
+
     def to_json(self) -> dict[str, Any]:
         """Return all sums, as plain JSON values."""
         plain: dict[str, Any] = msgspec.to_builtins(self._state)

@@ -89,7 +89,7 @@ class Scorer:
         try:
             learner = None if snapshot.model is None else Logistic.read(snapshot.model)
             lifetime = None if snapshot.lifetime is None else read_lifetime(snapshot.lifetime)
-            self._baselines = Baselines.from_json(snapshot.baselines)
+            baselines = Baselines.from_json(snapshot.baselines)
             _check_share(snapshot)
         except ValueError as error:
             raise SnapshotError(f"snapshot {snapshot.version}: {error}") from error
@@ -102,7 +102,8 @@ class Scorer:
         """Of the customers learned from, by feature, in thousandths; 0 before the first."""
         share = snapshot.learner_share
         self._rhythm_share = 1 - share
-        self._usual = _log_odds(self._baselines.constant())
+        self._constant, self._by_recency = baselines.constant(), baselines.by_recency()
+        self._usual = _log_odds(self._constant)
         self._slopes = [0.0] * len(NAMES) if learner is None else [share * slope for slope in _slopes(learner)]
         learned = 0.0 if learner is None else share * learner.intercept
         self._offset: float = learned - sum(map(mul, self._slopes, self.means))
@@ -120,11 +121,12 @@ class Scorer:
     def predictions(self, seen: Sequence[int], history: History) -> Predictions:
         """Return the score, and what simpler ways would have said."""
         no_order = self._no_order(history)
+        days_since_order = history.age_days - history.recency_days
         return Predictions(
             model=_probability(self._logit(seen, no_order)),
             bgnbd=None if no_order is None else round(no_order, _DIGITS),
-            recency=self._baselines.recency(history.age_days - history.recency_days),
-            constant=self._baselines.constant(),
+            recency=self._by_recency[min(days_since_order, len(self._by_recency) - 1)],
+            constant=self._constant,
         )
 
     def contributions(self, seen: Sequence[int], history: History) -> list[tuple[str, float]]:
