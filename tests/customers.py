@@ -70,6 +70,7 @@ def snapshot(version=7, **changes) -> Snapshot:
     for _ in range(60):
         gone = draw.random() < 0.5
         learner.learn([draw.random() * (1 if gone else 3) for _ in NAMES], int(gone), 1.0)
+    learner.settle(1, 0.0)
     told = {
         "kind": "snapshot",
         "version": version,

@@ -46,6 +46,7 @@ def taught(make, n=800, seed=1):
     model = make()
     for features, y, weight in examples(n, seed):
         model.learn(features, y, weight)
+    model.settle(1, 0.0)
     return model
 
 

@@ -18,8 +18,9 @@ def scorer_of(**slopes):
     """Make a learner's scorer that is moved by the features named, against averages of 1."""
     model = RiverModel().to_json() | {
         "learned": 1000,
-        "intercept": 0.25,
-        "weights": [slopes.get(name, 0.0) for name in NAMES],
+        "averaged": 1.0,
+        "average_intercept": 0.25,
+        "average_weights": [slopes.get(name, 0.0) for name in NAMES],
         "means": [1.0] * len(NAMES),
         "variances": [1.0] * len(NAMES),
     }

@@ -13,7 +13,7 @@ from worker.recall.risk.model import LEARNING_RATE, PRIOR, RiverModel
 from worker.recall.risk.vectorised import VectorisedModel
 
 N = len(NAMES)
-LISTS = ("weights", "means", "variances", "squares")
+LISTS = ("weights", "means", "variances", "squares", "average_weights")
 
 every_model = pytest.mark.parametrize("make", MODELS)
 
@@ -35,9 +35,12 @@ def streams(draw):
     return [([sparse.get(i, 0) / 1000 for i in range(N)], y, weight) for sparse, y, weight in stream]
 
 
-def learn(model, stream):
-    for features, y, weight in stream:
+def learn(model, stream, known=0):
+    """Learn a stream, of which so many are known already, in label days of seven; the average reaches back ten days."""
+    for n, (features, y, weight) in enumerate(stream, start=known + 1):
         model.learn(features, y, weight)
+        if n % 7 == 0:
+            model.settle(n, 10.0)
     return model
 
 
@@ -61,6 +64,17 @@ class TestEveryModel:
         model.predict([1.0] * N)
         assert written(model) == before
 
+    def test_predicts_by_the_average_over_label_days(self, make):
+        averaged, latest = taught(make, 300), taught(make, 300)
+        features, *_ = next(examples(1, seed=6))
+        before = averaged.predict(features)
+        for x, *_ in examples(300, seed=3):
+            averaged.learn(x, 1, 1.0)
+            latest.learn(x, 1, 1.0)
+        averaged.settle(11, 10.0)
+        latest.settle(11, 0.0)
+        assert before < averaged.predict(features) < latest.predict(features)
+
     def test_learned_state_is_a_function_of_the_examples_and_their_order(self, make):
         stream = list(examples(60))
         assert written(learn(make(), stream)) == written(learn(make(), stream))
@@ -70,7 +84,7 @@ class TestEveryModel:
     @settings(max_examples=30, deadline=None)
     def test_goes_on_from_a_snapshot_as_if_it_had_never_stopped(self, make, stream, cut):
         whole = learn(make(), stream)
-        restored = learn(read(make, written(learn(make(), stream[:cut]))), stream[cut:])
+        restored = learn(read(make, written(learn(make(), stream[:cut]))), stream[cut:], len(stream[:cut]))
         assert written(restored) == written(whole)
         assert restored.predict([1.0] * N) == whole.predict([1.0] * N)
 
@@ -85,6 +99,8 @@ class TestEveryModel:
         once, more = taught(make, 100), taught(make, 100)
         once.learn(features, y, 0.5)
         more.learn(features, y, 2.0)
+        once.settle(2, 0.0)
+        more.settle(2, 0.0)
         assert (more.predict(features) - once.predict(features)) * (y - 0.5) > 0
 
     def test_feature_that_never_varied_moves_nothing(self, make):
@@ -104,6 +120,7 @@ class TestEveryModel:
         features[30] = 0.693
         assert model.predict(features) == before
         model.learn(features, 1, 1.0)
+        model.settle(2, 0.0)
         learned = model.predict(features)
         features[30] = 0.0
         assert 0 < learned - model.predict(features) < 0.04
@@ -113,7 +130,8 @@ class TestEveryModel:
     def test_stays_finite_whatever_comes(self, make, stream):
         model = learn(make(), stream)
         state = model.to_json()
-        assert all(map(isfinite, [state["intercept"], *(x for name in LISTS for x in state[name])]))
+        intercepts = [state["intercept"], state["average_intercept"]]
+        assert all(map(isfinite, [*intercepts, *(x for name in LISTS for x in state[name])]))
         for value in (-32.767, 0.0, 32.767):
             assert 0 <= model.predict([value] * N) <= 1
 
@@ -131,7 +149,7 @@ class TestEveryModel:
         ("changes", "said"),
         [
             ({"kind": "forest"}, r"Invalid enum value 'forest' - at `\$\.kind`"),
-            ({"format": 2}, r"Invalid enum value 2 - at `\$\.format`"),
+            ({"format": 1}, r"Invalid enum value 1 - at `\$\.format`"),
             ({"weights": [0.0]}, f"weights: 1 numbers; allowed are as many as features, {N}"),
             ({"means": ["a"]}, r"Expected `float`, got `str` - at `\$\.means"),
             ({"means": [0.0] * (N - 1) + [nan]}, "means: nan; allowed are finite numbers"),
@@ -139,6 +157,8 @@ class TestEveryModel:
             ({"variances": [-1.0] * N}, "variances: -1.0; allowed are finite numbers from 0"),
             ({"squares": [inf] * N}, "squares: inf; allowed are finite numbers from 0"),
             ({"intercept": nan}, "intercept: nan; allowed are finite numbers"),
+            ({"average_intercept": inf}, "average_intercept: inf; allowed are finite numbers"),
+            ({"averaged": -1.0}, "averaged: -1.0; allowed are finite numbers from 0"),
             ({"learned": -1}, "learned: -1; allowed are whole numbers from 0"),
             ({"more": 1}, "unknown field `more`"),
         ],
@@ -155,7 +175,7 @@ def assert_same(one, other):
     """Compare what was learned: to a billionth of it, or of a first step."""
     told, expected = one.to_json(), other.to_json()
     assert told["learned"] == expected["learned"]
-    for name in ("intercept", *LISTS):
+    for name in ("intercept", "averaged", "average_intercept", *LISTS):
         assert told[name] == pytest.approx(expected[name], rel=1e-9, abs=LEARNING_RATE * 1e-9), name
 
 
@@ -165,8 +185,10 @@ class TestTwins:
         for i, (features, y, weight) in enumerate(examples(6000)):
             if i % 20 == 0:
                 assert vectorised.predict(features) == pytest.approx(river.predict(features), rel=1e-9)
-            river.learn(features, y, weight)
-            vectorised.learn(features, y, weight)
+            for model in (river, vectorised):
+                model.learn(features, y, weight)
+                if i % 50 == 0:
+                    model.settle(i, 300.0)
         assert_same(vectorised, river)
 
     @given(stream=streams())
@@ -177,5 +199,5 @@ class TestTwins:
     @pytest.mark.parametrize(("first", "then"), [(RiverModel, VectorisedModel), (VectorisedModel, RiverModel)])
     def test_one_goes_on_where_the_other_stopped(self, first, then):
         stream = list(examples(1500))
-        handed_over = learn(read(then, written(learn(first(), stream[:700]))), stream[700:])
+        handed_over = learn(read(then, written(learn(first(), stream[:700]))), stream[700:], 700)
         assert_same(handed_over, learn(first(), stream))

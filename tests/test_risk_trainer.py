@@ -17,7 +17,7 @@ from worker.recall.risk.baselines import Baselines
 from worker.recall.risk.features import NAMES, SCHEMA_HASH
 from worker.recall.risk.model import RiverModel
 from worker.recall.risk.scorer import Scorer, SnapshotError
-from worker.recall.risk.trainer import LESSONS_AT_ONCE, REFIT_DAYS, SUMMARIES_MIN, Trainer
+from worker.recall.risk.trainer import LEARNER_SHARE, LESSONS_AT_ONCE, REFIT_DAYS, SUMMARIES_MIN, Trainer
 from worker.replay import Fed
 from worker.training import TrainerWork
 
@@ -358,7 +358,7 @@ def test_first_there_is_nothing_then_histories_are_the_prior_then_the_learner_ha
     assert not closing(learner, first + 2), "nothing has changed"
     many = [example(FIRST_T + 4, user, weight=1.0) for user in range(LABELS_MIN)]
     (blend,) = closing(learner, first + 4, many)
-    assert (blend.learner_share, blend.learned) == (0.5, LABELS_MIN + 1)
+    assert (blend.learner_share, blend.learned) == (LEARNER_SHARE, LABELS_MIN + 1)
 
 
 def test_labels_without_histories_leave_the_learner_alone():
@@ -518,8 +518,9 @@ def test_a_day_is_learned_in_the_order_of_the_ids():
         one = orjson.loads(raw)
         model.learn(one["features"], one["y"], 1.0)
         baselines.learn(one["history"]["age_days"] - one["history"]["recency_days"], one["y"], 1.0)
-    learner = trainer(partitions=1, learner="river")
     day = labels.label_day(FIRST_T, HORIZON, DAYS)
+    model.settle(day, 0.0)
+    learner = trainer(partitions=1, learner="river")
     (snapshot,) = closing(learner, day, draw.sample(records, len(records)))
     assert snapshot.model == model.to_json()
     assert snapshot.baselines == baselines.to_json()
@@ -533,5 +534,6 @@ def test_the_vectorised_learner_goes_on_from_what_rivers_has_learned():
     expected = snapshots_of(by_river)[3:]
     assert len(later) == len(expected) > 1
     for one, other in zip(later, expected, strict=True):
-        assert one.model["weights"] == pytest.approx(other.model["weights"], rel=1e-9, abs=1e-12)
+        for name in ("weights", "average_weights"):
+            assert one.model[name] == pytest.approx(other.model[name], rel=1e-9, abs=1e-12)
         assert one.lifetime == other.lifetime

@@ -64,6 +64,7 @@ def measure(learner, n):
     histories = [history for *_, history in drawn]
     model = LEARNERS[learner]()
     learn = us(map(model.learn, features, labels, repeat(1.0)), n)
+    model.settle(1, 0.0)
     predict = us(map(model.predict, features), n)
     snapshot = snapshot_of(model)
     scorer = Scorer(snapshot)

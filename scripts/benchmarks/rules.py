@@ -115,6 +115,7 @@ def scorer():
     learner, draw = RiverModel(), Random(1)  # noqa: S311 - a model of nothing
     for n in range(60):
         learner.learn([draw.random() * (1 + n % 2) for _ in NAMES], n % 2, 1.0)
+    learner.settle(1, 0.0)
     return Scorer(snapshot_of(learner, version=1))
 
 

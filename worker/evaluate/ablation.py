@@ -13,6 +13,7 @@ import numpy as np
 from worker.evaluate import peers
 from worker.evaluate.figures import Interval, compare
 from worker.recall.risk.features import NAMES
+from worker.recall.risk.model import AVERAGED_HORIZONS
 from worker.recall.risk.vectorised import VectorisedModel
 from worker.recall.windows import CHANNELS
 
@@ -101,12 +102,14 @@ def learn(examples: Examples, horizon_days: int, visible: NDArray[np.bool_]) -> 
     y = examples.labels(horizon_days)
     release = sorted(range(len(y)), key=lambda i: (examples.t[i], examples.ids[i]))
     model, learned = VectorisedModel(), 0
+    reach_days = AVERAGED_HORIZONS * horizon_days
     predicted = np.full(len(y), np.nan)
     for t, week in examples.weeks():
         while learned < len(release) and examples.t[release[learned]] + horizon_days <= t:
             i = release[learned]
             model.learn(x[i], int(y[i]), 1.0)
             learned += 1
+        model.settle(int(t), reach_days)
         if learned >= peers.LABELS_MIN:
             predicted[week] = [model.predict(x[i]) for i in week]
     return predicted

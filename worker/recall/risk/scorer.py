@@ -1,6 +1,6 @@
 """What workers score with: a snapshot as plain formulas.
 
-The logit is learner_share parts the learner's and the rest BG/NBD's, that of P(no order within the horizon): the plain
+The logit is learner_share parts the learner's and the rest BG/NBD's, that of P(no order within the horizon): a fixed
 mean of logits once there are labels enough, BG/NBD alone before. The learner's is a sum of products over features as
 they lie in a row, whole thousandths, and equals what the learner itself predicts.
 """
@@ -105,7 +105,7 @@ class Scorer:
         self._constant, self._by_recency = baselines.constant(), baselines.by_recency()
         self._usual = _log_odds(self._constant)
         self._slopes = [0.0] * len(NAMES) if learner is None else [share * slope for slope in _slopes(learner)]
-        learned = 0.0 if learner is None else share * learner.intercept
+        learned = 0.0 if learner is None else share * learner.average_intercept
         self._offset: float = learned - sum(map(mul, self._slopes, self.means))
         self.intercept = learned + self._rhythm_share * self._usual
         """The log odds of a customer who is average in every feature, and whose rhythm tells of the base rate."""
@@ -165,7 +165,7 @@ def _slopes(learner: Logistic) -> list[float]:
     """Return what a thousandth of each feature moves the learner's logit."""
     return [
         weight / max(variance, VARIANCE_MIN) ** 0.5 / SCALE
-        for weight, variance in zip(learner.weights, learner.variances, strict=True)
+        for weight, variance in zip(learner.average_weights, learner.variances, strict=True)
     ]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worker.recall.risk.features import NAMES
-from worker.recall.risk.model import EPSILON, INTERCEPT_RATE, L2, LEARNING_RATE, LOGIT_MAX, VARIANCE_MIN, Logistic
+from worker.recall.risk.model import EPSILON, INTERCEPT_RATE, L2, LEARNING_RATE, LOGIT_MAX, VARIANCE_MIN, Logistic, kept
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,9 +36,13 @@ class VectorisedModel:
         self._means = np.zeros(len(NAMES))
         self._variances = np.zeros(len(NAMES))
         self._squares = np.zeros(len(NAMES))
+        self._settled_day, self._averaged = 0, 0.0
+        self._average_intercept = 0.0
+        self._average_weights = np.zeros(len(NAMES))
 
     def predict(self, features: Sequence[float]) -> float:
-        logit = self._logit(self._scaled(_vector(features)))
+        scaled = self._scaled(_vector(features))
+        logit = _logit(self._average_weights, scaled, self._average_intercept)
         if abs(logit) > LOGIT_MAX:
             return float(logit > 0)
         return 1 / (1 + exp(-logit))
@@ -54,7 +58,7 @@ class VectorisedModel:
         away /= self._learned
         self._variances += away
         scaled = self._scaled(x)
-        slope = _gradient(self._logit(scaled), y) * weight
+        slope = _gradient(_logit(self._weights, scaled, self._intercept), y) * weight
         self._intercept -= step * slope
         gradient = scaled * slope
         gradient += L2 * self._weights
@@ -62,16 +66,27 @@ class VectorisedModel:
         gradient *= LEARNING_RATE / np.sqrt(self._squares + EPSILON)
         self._weights -= gradient
 
+    def settle(self, day: int, reach_days: float) -> None:
+        self._averaged = 1 + self._averaged * kept(day - self._settled_day, reach_days)
+        self._settled_day = day
+        part = 1 / self._averaged
+        self._average_intercept += (self._intercept - self._average_intercept) * part
+        self._average_weights += (self._weights - self._average_weights) * part
+
     def to_json(self) -> dict[str, Any]:
         return Logistic(
             kind="logistic",
-            format=1,
+            format=2,
             learned=self._learned,
             intercept=self._intercept,
             weights=self._weights.tolist(),
             means=self._means.tolist(),
             variances=self._variances.tolist(),
             squares=self._squares.tolist(),
+            settled_day=self._settled_day,
+            averaged=self._averaged,
+            average_intercept=self._average_intercept,
+            average_weights=self._average_weights.tolist(),
         ).to_json()
 
     @classmethod
@@ -84,6 +99,9 @@ class VectorisedModel:
         model._means = np.array(state.means)
         model._variances = np.array(state.variances)
         model._squares = np.array(state.squares)
+        model._settled_day, model._averaged = state.settled_day, state.averaged
+        model._average_intercept = state.average_intercept
+        model._average_weights = np.array(state.average_weights)
         return model
 
     def _intercept_step(self) -> float:
@@ -93,8 +111,9 @@ class VectorisedModel:
         """Return distances from the mean in standard deviations."""
         return (x - self._means) / np.sqrt(np.maximum(self._variances, VARIANCE_MIN))
 
-    def _logit(self, scaled: Vector) -> float:
-        return float(np.add.reduce(self._weights * scaled)) + self._intercept
+
+def _logit(weights: Vector, scaled: Vector, intercept: float) -> float:
+    return float(np.add.reduce(weights * scaled)) + intercept
 
 
 def _vector(features: Sequence[float]) -> Vector:
