@@ -12,6 +12,7 @@ import orjson
 import pytest
 from cdnow_sample import SAMPLE
 from data import require
+from scipy.optimize import approx_fprime
 from test_lifetime import simulated
 
 from worker.recall.lifetime import fit as fitting
@@ -24,7 +25,9 @@ from worker.recall.lifetime.fit import (
     fit_purchases,
     fit_spend,
     purchase_log_likelihoods,
+    purchase_slopes,
     spend_log_likelihoods,
+    spend_slopes,
 )
 from worker.recall.lifetime.history import History
 from worker.recall.lifetime.spend import GammaGamma
@@ -180,3 +183,15 @@ def test_histories_that_no_model_can_be_fitted_to_are_named(histories, message):
 def test_users_who_are_all_alike_still_give_a_finite_model():
     found = fit([(History(4, 40, 41), 5, 100.0 + n % 7) for n in range(500)], DAY)
     assert 0 < found.purchases.no_order(History(4, 40, 41), 30) < 0.2
+
+
+def test_slopes_are_those_of_the_likelihoods():
+    repeats, recency, age = np.array([[0.0, 1.0, 4.0, 30.0], [0.0, 0.5, 3.0, 6.0], [2.0, 0.5, 9.0, 6.1]])
+    purchases = np.array([0.3, 1.2, 0.7, 2.0])
+    numeric = approx_fprime(purchases, lambda at: purchase_log_likelihoods(at, repeats, recency, age), 1e-7)
+    assert purchase_slopes(purchases, repeats, recency, age) == pytest.approx(numeric.T, rel=1e-4, abs=1e-5)
+
+    spend = np.array([6.25, 3.74, 0.44])
+    orders, means = np.array([2.0, 5.0, 40.0]), np.array([0.2, 1.0, 3.0])
+    numeric = approx_fprime(spend, lambda at: spend_log_likelihoods(at, orders, means), 1e-7)
+    assert spend_slopes(spend, orders, means) == pytest.approx(numeric.T, rel=1e-4, abs=1e-5)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import betaln, gammaln
+from scipy.special import betaln, digamma, expit, gammaln
 
 from worker.recall.lifetime.bgnbd import BgNbd
 from worker.recall.lifetime.history import History
@@ -36,7 +36,7 @@ TIME_UNIT: Final = 30.0
 """Days: so that all parameters are of the order of 1."""
 LOG_MAX: Final = 5.0
 """Of the logarithms of the parameters: within it the formulas of the models hold for every history."""
-_TO_THE_END: Final = {"ftol": 0.0, "gtol": 1e-9, "finite_diff_rel_step": 1e-4}
+_TO_THE_END: Final = {"ftol": 0.0, "gtol": 1e-9}
 """On to where rounding stops it: processors add in orders of their own, go ways of their own to the minimum, and in six
 digits agree on nothing else."""
 _SPREAD_MIN: Final = 1e-3
@@ -84,8 +84,10 @@ def fit_purchases(histories: Sequence[History]) -> BgNbd:
     x, recency, age = distinct[0], distinct[1] / TIME_UNIT, distinct[2] / TIME_UNIT
     weights = counts / counts.sum()
 
-    def loss(logs: Vector) -> float:
-        return float(-weights @ purchase_log_likelihoods(np.exp(logs), x, recency, age))
+    def loss(logs: Vector) -> tuple[float, Vector]:
+        parameters = np.exp(logs)
+        slopes = purchase_slopes(parameters, x, recency, age) @ weights
+        return float(-weights @ purchase_log_likelihoods(parameters, x, recency, age)), -slopes * parameters
 
     r, alpha, a, b = _minimise(loss, ([-0.5, 0.5, -0.5, 0.5], [0.0, 1.0, 0.0, 1.0]))
     return BgNbd(_rounded(r), _rounded(alpha * TIME_UNIT), _rounded(a), _rounded(b))
@@ -101,6 +103,24 @@ def purchase_log_likelihoods(parameters: Vector, repeats: Vector, recency: Vecto
     return np.asarray(common + np.where(repeats > 0, np.logaddexp(stayed, left), stayed))
 
 
+def purchase_slopes(parameters: Vector, repeats: Vector, recency: Vector, age: Vector) -> Vector:
+    """Return the derivatives of the log likelihoods by r, alpha, a and b; shape (4, histories)."""
+    r, alpha, a, b = parameters
+    shape, before = r + repeats, b + np.maximum(repeats, 1) - 1
+    odds = np.log(a) - np.log(before) - shape * np.log((alpha + recency) / (alpha + age))
+    left = np.where(repeats > 0, expit(odds), 0.0)
+    stayed = 1 - left
+    all_left = digamma(a + b) - digamma(a + b + repeats)
+    return np.stack(
+        [
+            digamma(shape) - digamma(r) + np.log(alpha) - stayed * np.log(alpha + age) - left * np.log(alpha + recency),
+            r / alpha - shape * (stayed / (alpha + age) + left / (alpha + recency)),
+            all_left + left / a,
+            all_left + digamma(b + repeats) - digamma(b) - left / before,
+        ]
+    )
+
+
 def fit_spend(orders: Vector, means: Vector) -> GammaGamma | None:
     """Fit Gamma-Gamma to numbers of orders and their mean values; who paid nothing is left out.
 
@@ -113,9 +133,11 @@ def fit_spend(orders: Vector, means: Vector) -> GammaGamma | None:
     unit = float(means.mean())
     means = means / unit
 
-    def loss(logs: Vector) -> float:
-        p, beyond, v = np.exp(logs)
-        return float(-spend_log_likelihoods(np.array([p, 2 + beyond, v]), orders, means).mean())
+    def loss(logs: Vector) -> tuple[float, Vector]:
+        own = np.exp(logs)
+        parameters = own + np.array([0.0, 2.0, 0.0])
+        slopes = spend_slopes(parameters, orders, means).mean(axis=1)
+        return float(-spend_log_likelihoods(parameters, orders, means).mean()), -slopes * own
 
     p, beyond, v = _minimise(loss, ([0.0, 0.0, 0.0], [2.0, 1.0, 1.0]))
     return GammaGamma(_rounded(p), _rounded(2 + beyond), _rounded(v * unit))
@@ -136,16 +158,34 @@ def spend_log_likelihoods(parameters: Vector, orders: Vector, means: Vector) -> 
     )
 
 
-def _minimise(loss: Callable[[Vector], float], starts: Sequence[Sequence[float]]) -> list[float]:
-    """Return the parameters of least loss; several starts, since the surface has flat places."""
+def spend_slopes(parameters: Vector, orders: Vector, means: Vector) -> Vector:
+    """Return the derivatives of the log likelihoods by p, q and v; shape (3, users)."""
+    p, q, v = parameters
+    shape, spent = p * orders, v + orders * means
+    whole = digamma(shape + q)
+    return np.stack(
+        [
+            orders * (whole - digamma(shape) + np.log(means) + np.log(orders) - np.log(spent)),
+            whole - digamma(q) + np.log(v) - np.log(spent),
+            q / v - (shape + q) / spent,
+        ]
+    )
 
-    def ridged(logs: Vector) -> float:
-        return loss(logs) + _RIDGE * float(logs @ logs)
+
+def _minimise(loss: Callable[[Vector], tuple[float, Vector]], starts: Sequence[Sequence[float]]) -> list[float]:
+    """Return the parameters of least loss, which comes with its gradient by their logarithms.
+
+    Several starts, since the surface has flat places.
+    """
+
+    def ridged(logs: Vector) -> tuple[float, Vector]:
+        least, gradient = loss(logs)
+        return least + _RIDGE * float(logs @ logs), gradient + 2 * _RIDGE * logs
 
     best: Any = None
     for start in starts:
         bounds = [(-LOG_MAX, LOG_MAX)] * len(start)
-        found = minimize(ridged, np.array(start), method="L-BFGS-B", jac="3-point", bounds=bounds, options=_TO_THE_END)
+        found = minimize(ridged, np.array(start), method="L-BFGS-B", jac=True, bounds=bounds, options=_TO_THE_END)
         if best is None or found.fun < best.fun:
             best = found
     return [float(value) for value in np.exp(best.x)]
