@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Target: TypeAlias = Literal["order", "activity"]
 
-SIMULATED_USERS: Final = 1200
+SIMULATED_USERS: Final = 3000
 SIMULATED_DAYS: Final = 365
 SIMULATED_SEED: Final = 1
 
