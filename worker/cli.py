@@ -270,7 +270,7 @@ def evaluate(
 ) -> None:
     """Measure the model on public data, beside batch models, with intervals.
 
-    It needs the extra `evaluate`: pip install 'recall-worker[evaluate]'.
+    It needs what the extra `evaluate` of the package installs.
     """
     with plainly(), _file_errors():
         try:
