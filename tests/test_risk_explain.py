@@ -116,6 +116,27 @@ def text_of(name, **values):
         ("order_value_52w", {"order_value_52w": 1.5}, "average order value above the average customer's"),
         ("refund_share_52w", {"refund_share_52w": 0.25}, "25% of the revenue refunded"),
         ("discount_share", {"discount_share": 0.667}, "67% of the orders with a discount"),
+        ("discount_share", {"discount_share": 0.0}, "no orders with a discount"),
+        (
+            "discounted_active_recency_days",
+            {"discount_share": 0.667, "active_recency_days": log(24)},
+            "67% of the orders with a discount, and last active day 24 days ago",
+        ),
+        (
+            "discounted_order_lateness",
+            {"discount_share": 1.0, "order_recency_days": log(45), "order_gap_mean": log(20)},
+            "100% of the orders with a discount, and last order 45 days ago, after 20 days as a rule",
+        ),
+        (
+            "discounted_sign_in_recency",
+            {"discount_share": 0.5, "sign_in_recency": log(91)},
+            "50% of the orders with a discount, and no sign-ins in 90 days",
+        ),
+        (
+            "discounted_session_trend",
+            {"discount_share": 0.5, "session_30d": log(3), "session_trend": log(3) - log(10)},
+            "50% of the orders with a discount, and sessions from several times a week to weekly",
+        ),
         ("products", {"products": log(1234)}, "1,234 products bought so far"),
         ("products_an_order", {"products_an_order": log(12.4)}, "about 12 products an order"),
         ("products_last_order", {"products_last_order": log(1)}, "1 product in the last order"),
@@ -146,6 +167,23 @@ def test_what_says_the_same_is_one_factor():
         ("search_30d", 0.5),
         ("tenure", -0.1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("share", "contribution", "text"),
+    [
+        (0.75, -1.289, "75% of the orders with a discount, and last active day 24 days ago"),
+        (0.0, 1.2, "no orders with a discount, and last active day 24 days ago"),
+    ],
+    ids=["a silence of who buys at sales lowers the risk", "of who never does raises it"],
+)
+def test_discounts_and_silence_are_one_factor_whose_words_are_true_either_way(share, contribution, text):
+    scorer = scorer_of(discount_share=-0.1, discounted_active_recency_days=-1.0, discounted_session_trend=-0.1)
+    silence = {"active_recency_days": log(24), "session_trend": 0.0}
+    products = {f"discounted_{name}": round(share * value, 3) for name, value in silence.items()}
+    (factor,) = factors(scorer, customer(discount_share=share, **silence, **products), REGULAR)
+    assert (factor["feature"], factor["text"]) == ("discounted_active_recency_days", text)
+    assert factor["contribution"] == pytest.approx(contribution, abs=0.001)
 
 
 def test_what_did_not_move_the_score_is_no_factor():

@@ -2,8 +2,10 @@
 
 import datetime as dt
 import itertools
+import re
 from collections import defaultdict
 from math import copysign, expm1, log1p
+from pathlib import Path
 from statistics import stdev
 
 import pytest
@@ -28,6 +30,7 @@ from worker.stream.partition import Partition
 from worker.stream.processor import NEVER
 from worker.stream.record import ATTACHMENT, ATTACHMENT_NAME_BYTES, HEADER_BYTES
 
+ROOT = Path(__file__).resolve().parent.parent
 DAYS = Days("Europe/Berlin")
 FIRST_DAY = DAYS.of(1_740_000_000_000)  # 2025-02-19, so that the histories cross both changes of the clocks
 HOUR = 3_600_000
@@ -94,6 +97,16 @@ def share(part, whole):
     return pytest.approx(min(1, part / whole) if whole else 0, abs=0.0006)
 
 
+def products_with_discount(wanted):
+    """Return what is multiplied; both are rounded before, and what comes of it once more. A trend is of two rounded."""
+    share = wanted["discount_share"].expected
+    silence = {name: wanted[name].expected for name in features.SILENCE}
+    return {
+        f"discounted_{name}": pytest.approx(share * value, abs=0.0018 + 0.0006 * abs(value))
+        for name, value in silence.items()
+    }
+
+
 def recount(history, t_day):
     """Return what the features are to be, from the events alone."""
     told = [(DAYS.of(at_of(day, half)), *rest, at_of(day, half)) for day, half, *rest in history]
@@ -145,6 +158,7 @@ def recount(history, t_day):
     wanted["products"] = logs(sum(products))
     wanted["products_an_order"] = logs(sum(products) / len(products) if products else 0)
     wanted["products_last_order"] = logs(products[-1] if products else 0)
+    wanted |= products_with_discount(wanted)
     wanted |= {"touch_30d": 0, "touch_90d": 0, "touch_recency": logs(91)}
     firsts = [day for day, kind, *_ in told if kind != "refund"]
     wanted["tenure"] = logs(t_day - min(firsts) if firsts else 0)
@@ -209,6 +223,18 @@ def test_what_a_cancelled_order_brought_is_taken_back():
     assert [seen[name] for name in names] == [wanted[name] for name in names]
 
 
+@pytest.mark.parametrize(("amounts", "share"), [((500, 502), 0), ((500, 503), 0.5), ((501, 503), 1)])
+def test_a_silence_counts_once_more_by_the_share_of_orders_with_a_discount(amounts, share):
+    row = new_row()
+    for number, amount in enumerate(amounts):
+        put(row, number, at_of(10 * number, 20), "order", None, amount)
+    seen = named(row, FIRST_DAY + 45)
+    assert seen["discount_share"] == share
+    for name in features.SILENCE:
+        assert seen[f"discounted_{name}"] == pytest.approx(share * seen[name], abs=0.00051)
+    assert seen["active_recency_days"] == seen["order_recency_days"] == logs(35)
+
+
 def test_orders_of_the_week_that_has_begun_count_and_what_is_of_the_day_itself_does_not():
     monday = DAYS.monday(DAYS.week(FIRST_DAY) + 1) - FIRST_DAY
     row = new_row()
@@ -244,8 +270,12 @@ def test_the_greatest_row_stays_within_two_bytes():
     row.account.weeks = [DAYS.week(FIRST_DAY) - 1, 10**6, 10**17, 10**16]
     row.history.append([FIRST_DAY - 1, *(n for channel in range(len(CHANNELS)) for n in (channel, 10**9))])
     row.last_days = [FIRST_DAY - 1] * len(CHANNELS)
+    row.orders = row.account.discounted = 10**9
     seen = compute(row, FIRST_DAY, DAYS)
     assert plain(seen)[NAMES.index("view_90d")] == logs(10**9)
+    by_name = dict(zip(NAMES, seen, strict=True))
+    assert by_name["discount_share"] == 1000
+    assert [by_name[f"discounted_{name}"] for name in features.SILENCE] == [by_name[n] for n in features.SILENCE]
     sighting = labels.Sighting(0, False, History(0, 0, 0), None, seen, {})
     assert labels.unpack(labels.pack(sighting)) == sighting
 
@@ -358,8 +388,20 @@ def test_a_cut_log_of_online_retail_gives_what_the_whole_one_gave():
 
 def test_schema_is_the_one_that_examples_and_snapshots_were_made_with():
     """Change this together with the features: what lies on the topics then belongs to another schema."""
-    assert len(NAMES) == len(set(NAMES)) == 140
-    assert features.SCHEMA_HASH == "f6ec6460a03b51a8"
+    assert len(NAMES) == len(set(NAMES)) == 148
+    assert features.SCHEMA_HASH == "d7a5a5210d2def6f"
+
+
+def test_documents_tell_how_many_features_there_are():
+    told = {
+        "README.md": r"\n- (\d+) features",
+        "CHANGELOG.md": r"features \((\d+)\)",
+        "docs/churn.md": r"\n(\d+) numbers",
+    }
+    for document, pattern in told.items():
+        assert re.findall(pattern, (ROOT / document).read_text()) == [str(len(NAMES))], document
+    table = (ROOT / "docs" / "churn.md").read_text().partition("| group | features | number |")[2].partition("\n\n")[0]
+    assert sum(int(number) for number in re.findall(r"\| (\d+) \|\n?", table)) == len(NAMES)
 
 
 @pytest.mark.parametrize(

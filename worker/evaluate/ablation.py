@@ -1,6 +1,7 @@
 """What each group of features carries: the learner with one group alone, and with all others.
 
-A feature that is hidden is 0 for everyone; the learner's scaler gives what never varies no say.
+A feature that is hidden is 0 for everyone; the learner's scaler gives what never varies no say. The products
+of discount and silence are of the group discount: there a silence is still seen where rhythm or visits are hidden.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ _OF_CHANNEL: Final = {
 _CHANNEL: Final = re.compile(rf"({'|'.join(sorted(CHANNELS, key=len, reverse=True))})_(\d+d|trend|recency)")
 _GROUPS: Final = {
     "rhythm": re.compile(r"(active|order)_(days|lateness|recency_days|gap_\w+|gaps_since|overdue)"),
-    "money": re.compile(r"(orders|net_revenue|order_value|refund_share)_\d+w|discount_share"),
+    "money": re.compile(r"(orders|net_revenue|order_value|refund_share)_\d+w"),
+    "discount": re.compile(r"discount_share|discounted_\w+"),
     "breadth": re.compile(r"products(_\w+)?"),
     "contact": re.compile(r"touch(es)?_\w+"),
     "standing": re.compile(r"tenure|tier_\w+"),

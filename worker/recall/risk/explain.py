@@ -19,6 +19,7 @@ from worker.recall.risk.features import (
     NEVER_DAYS,
     RECENCY_MAX_DAYS,
     SCALE,
+    SILENCE,
     TREND_DAYS,
     WINDOWS_DAYS,
 )
@@ -199,6 +200,16 @@ def _against_average(name: str, words: str, seen: Mapping[str, float], means: Ma
     return f"{words} {'above' if seen[name] > means[name] else 'below'} the average customer's"
 
 
+def _discount(seen: Mapping[str, float], _: Mapping[str, float]) -> str:
+    share = seen["discount_share"]
+    return f"{share:.0%} of the orders with a discount" if share else "no orders with a discount"
+
+
+def _discounted(silence: str, seen: Mapping[str, float], means: Mapping[str, float]) -> str:
+    """Say both that are multiplied, and not what follows: that may be a higher risk or a lower one."""
+    return f"{_discount(seen, means)}, and {_WORDINGS[silence](seen, means)}"
+
+
 def _tier(tier: Tier, seen: Mapping[str, float], _: Mapping[str, float]) -> str:
     return f"{'' if seen[f'tier_{tier.label}'] else 'not '}of the tier {tier.label}"
 
@@ -230,7 +241,7 @@ def _wordings() -> Iterator[tuple[str, str, Wording]]:
         yield name, "money", partial(_against_average, name, f"net revenue of {weeks} weeks")
     yield "order_value_52w", "money", partial(_against_average, "order_value_52w", "average order value")
     yield "refund_share_52w", "refund", lambda seen, _: f"{seen['refund_share_52w']:.0%} of the revenue refunded"
-    yield "discount_share", "discount", lambda seen, _: f"{seen['discount_share']:.0%} of the orders with a discount"
+    yield "discount_share", "discount", _discount
     yield "products", "products", lambda seen, _: f"{_products(seen['products'])} bought so far"
     yield "products_an_order", "products", lambda seen, _: f"about {_products(seen['products_an_order'])} an order"
     yield (
@@ -245,6 +256,8 @@ def _wordings() -> Iterator[tuple[str, str, Wording]]:
     for days in CONTACT_DAYS:
         yield f"touch_{days}d", "touch", partial(_count, "touch", days)
     yield "touch_recency", "touch", partial(_recency, "touch")
+    for name in SILENCE:
+        yield f"discounted_{name}", "discount", partial(_discounted, name)
 
 
 _WORDINGS: Final = {name: wording for name, _, wording in _wordings()}

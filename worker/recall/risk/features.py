@@ -42,6 +42,19 @@ OVERDUE: Final = 2
 MONEY_WEEKS: Final = (26, 52)
 """Of shorter times the money says nothing beside the counts of orders: measured, it made the model worse."""
 CONTACT_DAYS: Final = (30, 90)
+SILENCE: Final = (
+    "active_recency_days",
+    "active_gaps_since",
+    "active_lateness",
+    "order_gaps_since",
+    "order_lateness",
+    "sign_in_recency",
+    "session_trend",
+    "sign_in_trend",
+)
+"""What a silence is seen by. Each stands once more, times the share of orders with a discount: who buys at sales is
+silent until the next one, and a linear model can tell that only by the product.
+"""
 
 SCALE: Final = 1000
 _LIMIT: Final = round(FEATURE_MAX * SCALE)
@@ -86,7 +99,7 @@ def _schema() -> Iterator[tuple[str, str]]:
     yield "touch_recency", f"log1p(days, at most {RECENCY_MAX_DAYS})"
 
 
-SCHEMA: Final = tuple(_schema())
+SCHEMA: Final = (*_schema(), *((f"discounted_{name}", f"discount_share x {name}") for name in SILENCE))
 """Name and unit of each feature, in order."""
 NAMES: Final[tuple[str, ...]] = tuple(name for name, _ in SCHEMA)
 
@@ -151,8 +164,14 @@ def compute(profile: Profile, t_day: int, days: Days) -> list[int]:
     since = standing.since
     values.append(_log_count(min(NEVER_DAYS, max(0, t_day - days.of(since)) if since else NEVER_DAYS)))
     _contacts(account.contacts, t_day, start, days, values)
+    share = values[_DISCOUNT_SHARE]
+    values += [round(share * values[i] / SCALE) for i in _SILENCE] if share else _NO_DISCOUNT
     return values
 
+
+_DISCOUNT_SHARE: Final = NAMES.index("discount_share")
+_SILENCE: Final = tuple(map(NAMES.index, SILENCE))
+_NO_DISCOUNT: Final = (0,) * len(SILENCE)
 
 _TIER_FLAGS: Final = {int(tier): [SCALE * (tier is other) for other in Tier] for tier in Tier}
 
