@@ -52,8 +52,8 @@ SILENCE: Final = (
     "session_trend",
     "sign_in_trend",
 )
-"""What a silence is seen by. Each stands once more, times the share of orders with a discount: who buys at sales is
-silent until the next one, and a linear model can tell that only by the product.
+"""What a silence is seen by. Each stands once more, times the share of orders with a discount: who buys at sales
+may be silent until the next one, which a linear model can tell only by the product.
 """
 
 SCALE: Final = 1000

@@ -81,7 +81,7 @@ class Sighting(NamedTuple):
 
 
 def pack(sighting: Sighting) -> bytes:
-    """Return a sighting in some 320 bytes: a mark of the schema of features, two bytes for each, what was predicted."""
+    """Return a sighting in some 340 bytes: a mark of the schema of features, two bytes for each, what was predicted."""
     lead_days = NONE if sighting.lead_days is None else sighting.lead_days
     packed = _SIGHTING.pack(_MARK, sighting.tier, sighting.holdout, *sighting.history, lead_days, *sighting.features)
     for horizon_days, (version, predictions) in sighting.forecasts.items():
