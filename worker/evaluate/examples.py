@@ -20,6 +20,7 @@ from worker.recall.days import Days
 from worker.recall.lifetime import history
 from worker.recall.lifetime.history import History
 from worker.recall.risk import features, labels
+from worker.recall.value import order_value
 from worker.replay import Fed, tick
 from worker.settings import load
 from worker.stream.partition import Partition
@@ -217,8 +218,7 @@ class _Rows:
             profile = self.profile(key)
             past = look(profile, t_day, days)
             if past is not None:
-                net, orders = profile.account.spent - profile.account.refunded, profile.orders
-                yield Summary(past, orders, net / orders if orders else 0.0)
+                yield Summary(past, profile.orders, order_value(profile) if profile.orders else 0.0)
 
 
 class _Activities:

@@ -13,6 +13,7 @@ from worker.recall.lifetime.history import history
 from worker.recall.lifetime.worth import worth
 from worker.recall.rfm import Scores
 from worker.recall.tiers import Tier, Transition
+from worker.recall.value import order_value
 from worker.stream.processor import Output
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def _prospects(profile: Profile, at: int, shop: Shop, lifetime: Lifetime | None,
     known = None if account.profiling_opted_out else history(profile, day + 1, shop.days)
     if lifetime is None or known is None or not profile.orders:
         return {"ltv": None, "alive": None}
-    mean_value = (account.spent - account.refunded) / profile.orders
+    mean_value = order_value(profile)
     ltv = {}
     for days in LTV_DAYS:
         margin, error = worth(lifetime, known, profile.orders, mean_value, margin_rate, days)

@@ -367,7 +367,7 @@ class Customers:
 
     def _summary(self, state: Profile, told: History, today: int, *, active: bool) -> Output:
         """Write what was bought, without a label."""
-        account, days, rfm = state.account, self._days, None
+        days, rfm = self._days, None
         if active and state.orders >= value.SCORED_FROM_ORDERS:
             rfm = value.rfm_of(state, days.start(today), days)
         summary = {
@@ -376,7 +376,7 @@ class Customers:
             "t": days.date(today),
             "history": told._asdict(),
             "orders": state.orders,
-            "mean_value": round((account.spent - account.refunded) / state.orders, 2),
+            "mean_value": round(value.order_value(state), 2),
             "rfm": None if rfm is None else rfm._asdict(),
         }
         return Output(TRAINING, None, orjson.dumps(summary), partition=0)

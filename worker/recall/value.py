@@ -31,6 +31,11 @@ def rfm_of(profile: Profile, at: int, days: Days) -> Rfm | None:
     return Rfm(today - days.of(profile.last_order_at), f, m)
 
 
+def order_value(profile: Profile) -> float:
+    """Return the mean of an order, net of refunds, in minor units; for users with one order at least."""
+    return (profile.account.spent - profile.account.refunded) / profile.orders
+
+
 def evaluate(profile: Profile, at: int, cause: str, cuts: CutPoints, rules: TierRules, days: Days) -> Transition | None:
     """Let what the user is worth at a time act on his tier; return the change, if there is one."""
     standing = profile.standing
