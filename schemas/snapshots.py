@@ -49,6 +49,10 @@ class Snapshot(Closed):
     )
     learner_share: Probability = Field(description="Share of the learner in the logit; the rest is BG/NBD's.")
     lifetime: LifetimeParameters | None = Field(description="What is known of purchases and their value.")
+    summaries_from: date | None = Field(
+        default=None,
+        description="First day of the summaries first fitted to: before four weeks of them fits are weekly.",
+    )
     baselines: dict[str, JsonValue] = Field(description="What recency and the constant say, to compare with.")
     alert_above: Probability | None = Field(description="A prediction above it is an alert; null before it is known.")
     metrics: dict[str, JsonValue] = Field(description="Figures beside those of the baselines.")

@@ -368,15 +368,39 @@ def test_labels_without_histories_leave_the_learner_alone():
     assert (snapshot.learner_share, snapshot.lifetime) == (1.0, None)
 
 
-def test_lifetimes_are_fitted_every_four_weeks_to_the_four_weeks_before():
+def test_lifetimes_are_fitted_every_week_until_four_are_full_then_every_four_weeks():
     learner, first = trainer(partitions=1), FIRST_T
     fitted = {}
     for day in range(first, first + 100):
         for snapshot in closing(learner, day, [summary(day, 1000 * day + n) for n in range(20)]):
             fitted.setdefault(snapshot.lifetime.fitted_day, snapshot.lifetime.histories)
-    assert [DAYS.number(day) - first for day in fitted] == [9, 37, 65, 93]
-    assert list(fitted.values()) == [200, 20 * REFIT_DAYS, 20 * REFIT_DAYS, 20 * REFIT_DAYS]
-    assert learner.resume_offset == 21 * 94, "of the days before the last fit nothing is needed any more"
+    assert [DAYS.number(day) - first for day in fitted] == [9, 16, 23, 30, 58, 86]
+    assert list(fitted.values()) == [200, 20 * 17, 20 * 24, *[20 * REFIT_DAYS] * 3]
+    assert learner.resume_offset == 21 * 87, "of the days before the last fit nothing is needed any more"
+
+
+def test_a_stop_between_early_fits_changes_nothing():
+    records = []
+    for day in range(FIRST_T, FIRST_T + 45):
+        records += [*(summary(day, 1000 * day + n) for n in range(20)), closed(day, 0, partitions=1)]
+    whole = fed(trainer(partitions=1), enumerate(records))
+    snapshots = published(whole)
+    assert [DAYS.number(snapshot.lifetime.fitted_day) - FIRST_T for snapshot, _ in snapshots] == [9, 16, 23, 30]
+    for snapshot, sums in snapshots:
+        restarted = trainer(snapshot, sums, partitions=1)
+        later = list(enumerate(records))[snapshot.resume_offset :]
+        assert fed(restarted, later) == whole[snapshot.version * 3 :]
+
+
+def test_a_snapshot_that_does_not_tell_where_summaries_began_is_fitted_anew_after_four_weeks():
+    learner = trainer(partitions=1)
+    (snapshot,) = closing(learner, FIRST_T, [summary(FIRST_T, user) for user in range(SUMMARIES_MIN)])
+    restarted = trainer(snapshot.model_copy(update={"summaries_from": None}), partitions=1)
+    fitted = set()
+    for day in range(FIRST_T + 1, FIRST_T + REFIT_DAYS + 1):
+        for found in closing(restarted, day, [summary(day, 1000 * day + n) for n in range(20)]):
+            fitted.add(DAYS.number(found.lifetime.fitted_day) - FIRST_T)
+    assert fitted == {REFIT_DAYS}
 
 
 def test_a_fit_that_is_due_waits_until_enough_was_seen_in_four_weeks():
@@ -387,7 +411,9 @@ def test_a_fit_that_is_due_waits_until_enough_was_seen_in_four_weeks():
         n = SUMMARIES_MIN // 2
         seen = [summary(day, 1000 * day + user) for user in range(n)] if day - FIRST_T in {2, 40, 66} else []
         fitted += [snapshot.lifetime.fitted_day for snapshot in closing(learner, day, seen)]
-    assert [DAYS.number(day) - FIRST_T for day in fitted] == [66]
+    assert [DAYS.number(day) - FIRST_T for day in fitted] == [7, 66], (
+        "after a week with those of both days; then 100 at most"
+    )
 
 
 def test_quintiles_come_with_the_fit_where_they_part_the_population():

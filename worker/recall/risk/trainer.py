@@ -3,9 +3,9 @@
 There is one trainer for each horizon. A label day is learned as a whole, once every source partition has closed it: its
 examples by id, each once, and the days one after the other, however many close at the same time. What was predicted is
 measured first, then baselines and learner learn. Every four weeks BG/NBD, Gamma-Gamma and the population's quintiles
-are fitted to the summaries of the four weeks before. So weights, fits and figures are a function of the set of records,
-however the partitions' lines were woven into one. Every few label days a snapshot goes out, with the adoptions that
-bring it into force.
+are fitted to the summaries of the four weeks before; every week, until the first four weeks are full. So weights, fits
+and figures are a function of the set of records, however the partitions' lines were woven into one. Every few label
+days a snapshot goes out, with the adoptions that bring it into force.
 
 A snapshot, and the sums behind its figures, are all that a restart needs: it says from which offset on the topic has to
 be read again, the lowest of all records that had not been learned from or are to be fitted to yet.
@@ -47,6 +47,8 @@ ADOPTED_AFTER_DAYS: Final = 2
 """From its label day to the day on whose start a snapshot comes into force: ahead of every partition's clock."""
 REFIT_DAYS: Final = 28
 """How often lifetimes and quintiles are fitted, and of how many days the summaries are: each user's comes once."""
+EARLY_REFIT_DAYS: Final = 7
+"""How often before they are of so many days: a shop's first fit is to histories of a few days."""
 SUMMARIES_MIN: Final = 200
 """So many histories are fitted to at least, and so many users' scores divided into quintiles."""
 LEARNER_SHARE: Final = 0.6
@@ -197,6 +199,9 @@ class Trainer:
         self._baselines, self._measures = Baselines(), Measures()
         self._lifetime: Lifetime | None = None
         self._cut_points: CutPoints | None = None
+        began = None if snapshot is None else snapshot.summaries_from
+        self._summaries_from = NONE_YET if began is None else days.number(began)
+        """The first day of the summaries that the first fit was to."""
         self._version = last_version
         self._learned = self._next_offset = 0
         self._learned_day = self._published_day = NONE_YET
@@ -381,24 +386,35 @@ class Trainer:
     @property
     def _fitted_to(self) -> int:
         """Return the last day whose summaries no fit to come looks at."""
-        fitted_day = NONE_YET if self._lifetime is None else self._lifetime.fitted_day
+        fitted_day = NONE_YET if self._lifetime is None or self._is_early else self._lifetime.fitted_day
         return max(fitted_day, self._learned_day + 1 - REFIT_DAYS)
 
+    @property
+    def _is_early(self) -> bool:
+        """Tell whether the last fit was to fewer than four weeks, since there were no more."""
+        return self._lifetime is not None and self._lifetime.fitted_day < self._summaries_from + REFIT_DAYS - 1
+
     def _refit(self, day: int) -> None:
-        """Fit to the last four weeks, where as many have passed since the last time and enough was seen in them."""
-        if self._lifetime is not None and day < self._lifetime.fitted_day + REFIT_DAYS:
-            return
+        """Fit to the last four weeks, where the time has come, something is new and enough was seen in them."""
         past = [t_day for t_day in self._summaries if day - REFIT_DAYS < t_day <= day]
+        if self._lifetime is not None:
+            fitted_day = self._lifetime.fitted_day
+            due = fitted_day + (EARLY_REFIT_DAYS if self._is_early else REFIT_DAYS)
+            if day < due or max(past, default=NONE_YET) <= fitted_day:
+                return
         if sum(len(self._summaries[t_day]) for t_day in past) < SUMMARIES_MIN:
             return
         purchases = [taken for _, taken in sorted(item for t_day in past for item in self._summaries[t_day].items())]
         from worker.recall.lifetime.fit import fit  # noqa: PLC0415 - SciPy, which workers without a trainer never load
 
         try:
-            self._lifetime = fit([taken[:3] for taken in purchases], day)
+            lifetime = fit([taken[:3] for taken in purchases], day)
         except ValueError:
             self.counts["not fitted"] += 1
             return
+        if self._lifetime is None:
+            self._summaries_from = min(past)
+        self._lifetime = lifetime
         scored = [taken.rfm for taken in purchases if taken.rfm is not None]
         if len(scored) >= SUMMARIES_MIN:
             found = quintiles(f"quintiles-{self._days.date(day)}", scored)
@@ -445,6 +461,7 @@ class Trainer:
             "model": self._model.to_json() if self._learned else None,
             "learner_share": self._share(),
             "lifetime": self._lifetime and _lifetime_json(self._lifetime, self._days),
+            "summaries_from": None if self._summaries_from == NONE_YET else self._days.date(self._summaries_from),
             "baselines": self._baselines.to_json(),
             "alert_above": self._measures.alert_above(),
             "metrics": self._measures.report(),
