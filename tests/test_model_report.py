@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import orjson
 import pytest
 from confluent_kafka import Producer
+from customers import SmallShop, scorer
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from test_risk_metrics import FIRST_DAY, days_of, measured
@@ -17,11 +18,13 @@ from typer.testing import CliRunner
 from schemas.topics import MODEL
 from worker.cli import app
 from worker.console import COLUMNS, outcome
-from worker.monitoring import ModelCollector
+from worker.monitoring import CustomersCollector, ModelCollector, TrainingCollector
 from worker.recall.days import DAY_MS, Days
 from worker.recall.risk.metrics import Measures, Outcome
+from worker.recall.risk.trainer import REASONS, Trainer
 from worker.stream.partition import Partition
 from worker.tally import Tally
+from worker.training import TrainerWork
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
 
@@ -215,10 +218,14 @@ class Clocked(Partition):
 
 
 def gauges(snapshots, clocks=()):
+    lanes = [SimpleNamespace(work=Clocked(clock)) for clock in clocks]
+    return samples_of(ModelCollector(lambda: snapshots, lanes, Days("UTC")))
+
+
+def samples_of(collector):
     """Return samples by name and labels, as Prometheus gets them."""
     registry = CollectorRegistry()
-    lanes = [SimpleNamespace(work=Clocked(clock)) for clock in clocks]
-    registry.register(ModelCollector(lambda: snapshots, lanes, Days("UTC")))
+    registry.register(collector)
     families = text_string_to_metric_families(generate_latest(registry).decode())
     return {(sample.name, *sample.labels.values()): sample.value for family in families for sample in family.samples}
 
@@ -260,3 +267,42 @@ def test_without_a_snapshot_or_a_partition_there_are_no_samples(half_a_year):
     assert gauges([]) == {}
     known = SimpleNamespace(horizon_days=30, created_label_day=dt.date(2025, 2, 11), metrics=half_a_year.report())
     assert ("recall_model_snapshot_age_days", "30") not in gauges([known])
+
+
+def test_what_the_trainers_left_out_is_told_by_horizon_and_reason():
+    trainers = [Trainer(horizon_days=horizon_days, partitions=2, days=Days("UTC")) for horizon_days in (30, 60)]
+    lanes = [SimpleNamespace(work=None), SimpleNamespace(work=Clocked(0)), SimpleNamespace(work=TrainerWork(trainers))]
+    closed = orjson.dumps({"kind": "day_closed", "day": "2025-02-11", "partition": 0, "partitions": 4})
+    for offset, value in enumerate((b"no JSON", closed, closed)):
+        trainers[1].take(offset, value)
+    samples = samples_of(TrainingCollector(lanes))
+    assert samples.keys() == {("recall_training_left_out_total", h, reason) for h in ("30", "60") for reason in REASONS}
+    told = {name[1:]: n for name, n in samples.items() if n}
+    assert told == {("60", "malformed"): 1, ("60", "partitions"): 2}
+    assert samples_of(TrainingCollector(lanes[:2])) == {}, "no trainer in this process"
+
+
+def test_what_became_of_snapshots_and_examples_is_told_by_partition():
+    shop = SmallShop(models={(30, 7): scorer(), (30, 8): None})
+    for at, version, horizon_days in (("2025-01-02", 7, 30), ("2025-01-03", 8, 30), ("2025-01-04", 9, 90)):
+        shop.steers("adopt_snapshot", effective_at=at, horizon_days=horizon_days, version=version)
+    shop.tick("2025-01-05")
+    samples = samples_of(CustomersCollector([SimpleNamespace(number=3, work=shop.partition)]))
+    told = {event: n for (name, event, *_), n in samples.items() if name == "recall_model_events_total"}
+    assert told == {
+        "adopted snapshot": 1,
+        "refused snapshot": 1,
+        "snapshot of another horizon": 1,
+        "example lost": 0,
+        "history unknown": 0,
+    }
+    assert samples["recall_model_version", "30", "3"] == 7
+
+
+def test_reasons_and_events_are_those_that_are_documented():
+    """Each by name, in the row of its metric."""
+    rows = dict(re.findall(r"^\| `(recall_(?:training|model)_\w+_total)` (\|.*)$", DOCUMENT.read_text(), re.MULTILINE))
+    shop = samples_of(CustomersCollector([SimpleNamespace(number=3, work=SmallShop().partition)]))
+    events = {event for name, event, *_ in shop if name == "recall_model_events_total"}
+    for metric, names in (("recall_training_left_out_total", REASONS), ("recall_model_events_total", events)):
+        assert {name for name in names if f"`{name}`" not in rows[metric]} == set()

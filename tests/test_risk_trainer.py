@@ -17,7 +17,7 @@ from worker.recall.risk.baselines import Baselines
 from worker.recall.risk.features import NAMES, SCHEMA_HASH
 from worker.recall.risk.model import RiverModel
 from worker.recall.risk.scorer import Scorer, SnapshotError
-from worker.recall.risk.trainer import LEARNER_SHARE, LESSONS_AT_ONCE, REFIT_DAYS, SUMMARIES_MIN, Trainer
+from worker.recall.risk.trainer import LEARNER_SHARE, LESSONS_AT_ONCE, REASONS, REFIT_DAYS, SUMMARIES_MIN, Trainer
 from worker.replay import Fed
 from worker.training import TrainerWork
 
@@ -515,6 +515,7 @@ def test_what_does_not_fit_is_counted_and_changes_nothing(value, reason):
     learner = trainer()
     assert learner.take(41, value) == []
     assert learner.counts == {reason: 1}
+    assert reason in REASONS
     assert learner.resume_offset == 42
 
 

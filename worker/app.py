@@ -16,7 +16,7 @@ from schemas.topics import CONTROL, MODEL, SOURCE_TOPICS, TRAINING
 from schemas.values import rfc3339
 from worker import bootstrap, settings, topics
 from worker.models import Models
-from worker.monitoring import CustomersCollector, ModelCollector
+from worker.monitoring import CustomersCollector, ModelCollector, TrainingCollector
 from worker.stream.committer import CommitSettings
 from worker.stream.lane import Group, Work
 from worker.stream.partition import Partition
@@ -114,6 +114,7 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
         datadir=str(config.datadir),
     )
     app.metrics.registry.register(CustomersCollector(app.lanes))
+    app.metrics.registry.register(TrainingCollector(app.lanes))
     app.metrics.registry.register(ModelCollector(models.latest.values, app.lanes, customers.shop.days))
     app.on_before_shutdown.connect(models.on_shutdown)
     if config.clock == "wall":

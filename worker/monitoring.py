@@ -8,8 +8,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from worker.recall.days import DAY_MS
 from worker.recall.risk.drift import SIGNALS
+from worker.recall.risk.trainer import REASONS
 from worker.stream.metrics import counted
 from worker.stream.partition import Partition
+from worker.training import TrainerWork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,6 +43,7 @@ class CustomersCollector:
         yield counted("recall_commands", "Commands sent.", counts, "command.", "play")
         yield _decisions(counts)
         yield _cancellations(counts)
+        yield _model_events(counts)
         yield counted("recall_tier_changes", "Moves from tier to tier.", counts, "tier.", "move")
         yield counted("recall_episodes_ended", "Episodes ended.", counts, "episode.", "reason")
         yield counted("recall_feedback", "What became of commands.", counts, "feedback.", "status")
@@ -76,6 +79,47 @@ def _cancellations(counts: Mapping[int, Mapping[str, int]]) -> CounterMetricFami
     for number, of_one in counts.items():
         family.add_metric([str(number)], of_one.get("cancelled", 0))
     return family
+
+
+_MODEL_EVENTS: Final = (
+    "adopted snapshot",
+    "refused snapshot",
+    "snapshot of another horizon",
+    "example lost",
+    "history unknown",
+)
+
+
+def _model_events(counts: Mapping[int, Mapping[str, int]]) -> CounterMetricFamily:
+    family = CounterMetricFamily(
+        "recall_model_events", "What became of snapshots and examples.", labels=["partition", "event"]
+    )
+    for number, of_one in counts.items():
+        for event in _MODEL_EVENTS:
+            family.add_metric([str(number), event], of_one.get(event, 0))
+    return family
+
+
+class TrainingCollector:
+    """Reads off, when asked, what the trainers of this process left out; without them it tells nothing."""
+
+    def __init__(self, lanes: Iterable[Lane]) -> None:
+        self._lanes = lanes
+
+    def describe(self) -> Iterable[Metric]:
+        """Have the registry not ask before the app runs."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            "recall_training_left_out", "What was not learned from.", labels=["horizon_days", "reason"]
+        )
+        for lane in self._lanes:
+            if isinstance(lane.work, TrainerWork):
+                for trainer in lane.work.trainers:
+                    for reason in REASONS:
+                        family.add_metric([str(trainer.horizon_days), reason], trainer.counts[reason])
+        yield family
 
 
 _FIGURES: Final = {

@@ -21,7 +21,7 @@ class TrainerWork:
     held: str | None = None
 
     def __init__(self, trainers: Sequence[Trainer]) -> None:
-        self._trainers = trainers
+        self.trainers = trainers
         self._records: list[SourceRecord] = []
         self._units: Iterator[Unit] = iter(())
         """Of the records in hand."""
@@ -57,7 +57,7 @@ class TrainerWork:
         """Yield units until all is learned; the place read up to moves with the last one."""
         outputs: list[Output] = []
         for record in records:
-            for trainer in self._trainers:
+            for trainer in self.trainers:
                 for output in trainer.steps(record.offset, record.value or b""):
                     if output is not None:
                         outputs.append(output)

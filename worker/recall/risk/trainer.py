@@ -56,6 +56,18 @@ LEARNER_SHARE: Final = 0.6
 LESSONS_AT_ONCE: Final = 500
 """Learned without a pause: about 70 ms of River's."""
 NONE_YET: Final = -1
+REASONS: Final = (
+    "malformed",
+    "schema",
+    "horizon",
+    "label day",
+    "partitions",
+    "weight 0",
+    "duplicate",
+    "late",
+    "not fitted",
+)
+"""Why a trainer did not learn from something."""
 
 LEARNERS: Final[dict[str, type[RiverModel] | type[VectorisedModel]]] = {
     "river": RiverModel,
