@@ -7,6 +7,7 @@ from customers import Backlog, SmallShop, later, make_shop, ms, playbook, scorer
 
 from worker.recall.days import DAY_MS
 from worker.recall.lifetime.history import History
+from worker.recall.profile import ORDERS_KEPT
 from worker.recall.risk.features import NAMES
 from worker.recall.risk.scorer import Scorer
 from worker.recall.step import LAPSED
@@ -88,6 +89,32 @@ def test_a_label_tells_of_each_horizon_whether_an_order_that_stands_came():
             came = value["t"] <= "2025-02-20" <= str(later_day(shop, value["t"], horizon_days - 1))
             assert value["y"] == (not came), value
     assert {value["y"] for value in examples(shop)} == {0, 1}
+
+
+def test_a_cancellation_after_the_label_is_due_changes_no_label():
+    shop = SmallShop()
+    shop.orders("bob", FIRST, "o1")
+    shop.orders("bob", "2025-02-20T10:00", "o2")
+    shop.tick("2025-04-01")
+    told = examples(shop)
+    shop.cancels("bob", "2025-04-01", "o2")
+    shop.tick("2025-06-01")
+    assert {value["y"] for value in told} == {0, 1}
+    assert examples(shop)[: len(told)] == told
+    assert len({value["id"] for value in examples(shop)}) == len(examples(shop)), "nothing is told again"
+
+
+def test_a_cancellation_of_an_order_that_is_no_longer_kept_undoes_nothing():
+    shop = SmallShop()
+    shop.orders("bob", f"{FIRST}T10:00", "o1")
+    for n in range(ORDERS_KEPT):
+        shop.orders("bob", later("2025-01-20", days=n / 100), f"o{n + 2}")
+    before = shop.row("bob").orders, shop.row("bob").account.spent
+    shop.cancels("bob", "2025-01-21", "o1")
+    assert (shop.row("bob").orders, shop.row("bob").account.spent) == before
+    assert shop.counts["unknown order"] == 1
+    day = shop.days.of(ms(FIRST))
+    assert shop.row("bob").account.has_displaced(day, day + 1)
 
 
 def later_day(shop, day, days):
