@@ -21,13 +21,19 @@ class CutPoints(Closed):
     monetary: Quintiles = Field(description="Net revenue in the year's window, minor units of the shop's currency.")
 
 
-class LifetimeParameters(Closed):
-    """BG/NBD (Fader, Hardie and Lee 2005), in days, and Gamma-Gamma (Fader and Hardie 2013), in minor units."""
+class BgNbdParameters(Closed):
+    """BG/NBD (Fader, Hardie and Lee 2005), in days."""
 
-    r: Parameter = Field(description="BG/NBD: shape of the rates of purchase.")
-    alpha: Parameter = Field(description="BG/NBD: scale of the rates of purchase, days.")
+    r: Parameter = Field(description="BG/NBD: shape of the rates.")
+    alpha: Parameter = Field(description="BG/NBD: scale of the rates, days.")
     a: Parameter = Field(description="BG/NBD: first parameter of the chance to leave.")
     b: Parameter = Field(description="BG/NBD: second parameter of the chance to leave.")
+
+
+class LifetimeParameters(BgNbdParameters):
+    """BG/NBD on days with an order, and on those with activity; Gamma-Gamma (Fader and Hardie 2013), in minor units."""
+
+    activity: BgNbdParameters = Field(description="Of days with activity; the others are of days with an order.")
     p: Parameter | None = Field(description="Gamma-Gamma: shape of an order's value; null where it is not fitted.")
     q: Parameter | None = Field(description="Gamma-Gamma: shape of the scales among users.")
     v: Parameter | None = Field(description="Gamma-Gamma: scale of the scales among users, minor units.")

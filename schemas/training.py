@@ -14,12 +14,12 @@ Feature = Annotated[float, Field(ge=-FEATURE_MAX, le=FEATURE_MAX)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 
 
-class PurchaseHistory(Closed):
-    """What BG/NBD takes of a user: days with an order, before the day of the record."""
+class DayHistory(Closed):
+    """What BG/NBD takes of a user: days with an order, or with activity, before the day of the record."""
 
-    repeats: Count = Field(description="Days with an order after the first such day.")
-    recency_days: Count = Field(description="Days from the first day with an order to the last.")
-    age_days: Count = Field(description="Days from the first day with an order to the day of the record.")
+    repeats: Count = Field(description="Such days after the first.")
+    recency_days: Count = Field(description="Days from the first such day to the last.")
+    age_days: Count = Field(description="Days from the first such day to the day of the record.")
 
 
 class Predicted(Closed):
@@ -27,7 +27,9 @@ class Predicted(Closed):
 
     version: Count = Field(description="Version of the snapshot.")
     model: Probability = Field(description="The model's, on which is acted.")
-    bgnbd: Probability | None = Field(description="BG/NBD's alone; null where it was not fitted.")
+    bgnbd: Probability | None = Field(
+        description="BG/NBD's alone, of orders and activity; null where it was not fitted."
+    )
     recency: Probability = Field(description="By the time since the last order alone.")
     constant: Probability = Field(description="The share of all users, the same for each.")
 
@@ -57,7 +59,8 @@ class Example(Closed):
     tier: Tier = Field(description="Tier at t.")
     features: list[Feature] = Field(description="Features in the order of the schema.")
     schema_hash: Hash = Field(description="Hash of the names and order of the features.")
-    history: PurchaseHistory = Field(description="Orders up to t.")
+    history: DayHistory = Field(description="Days with an order, up to t.")
+    active: DayHistory = Field(description="Days with activity, up to t.")
     predicted: Predicted | None = Field(description="What was predicted at t; null before the first snapshot.")
     lead_days: Count | None = Field(
         description="Where the horizon after the last order had passed at t for the first time: days from the first "
@@ -71,7 +74,8 @@ class Summary(Closed):
     kind: Literal["summary"] = Field(description="Kind of record.")
     id: Hash = Field(description="Salted hash of user and time, hexadecimal; the same summary counts once.")
     t: date = Field(description="Day of the summary, in the shop's timezone.")
-    history: PurchaseHistory = Field(description="Orders up to t.")
+    history: DayHistory = Field(description="Days with an order, up to t.")
+    active: DayHistory = Field(description="Days with activity, up to t.")
     orders: Count = Field(description="Orders in all time, without cancelled ones.")
     mean_value: Finite = Field(description="Net revenue an order, in all time; minor units of the shop's currency.")
     rfm: Values | None = Field(description="As of t; null where the user is not active, or not scored yet.")

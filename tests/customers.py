@@ -85,6 +85,7 @@ def snapshot(version=7, **changes) -> Snapshot:
             "alpha": 30.0,
             "a": 0.8,
             "b": 2.5,
+            "activity": {"r": 0.5, "alpha": 2.0, "a": 0.4, "b": 9.0},
             "p": None,
             "q": None,
             "v": None,

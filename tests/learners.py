@@ -6,7 +6,7 @@ from math import exp
 import orjson
 
 from schemas.snapshots import Snapshot
-from worker.recall.lifetime.history import History
+from worker.recall.lifetime.history import History, Rhythms
 from worker.recall.risk.baselines import Baselines
 from worker.recall.risk.features import NAMES, SCALE, SCHEMA_HASH
 from worker.recall.risk.model import RiverModel
@@ -18,13 +18,16 @@ LIFETIME = {
     "alpha": 4.5,
     "a": 0.8,
     "b": 2.4,
+    "activity": {"r": 0.5, "alpha": 2.0, "a": 0.4, "b": 9.0},
     "p": 6.25,
     "q": 3.75,
     "v": 1544.0,
     "fitted_day": "2025-12-29",
     "histories": 2357,
 }
-REGULAR = History(repeats=9, recency_days=200, age_days=210)
+REGULAR = Rhythms(
+    History(repeats=9, recency_days=200, age_days=210), History(repeats=60, recency_days=220, age_days=230)
+)
 
 
 def examples(n, seed=1):

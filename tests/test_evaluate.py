@@ -128,7 +128,7 @@ def test_labels_are_known_only_where_the_horizon_ends_within_the_log(built, due)
 
 
 def test_only_those_whose_order_lies_within_half_a_year_are_predicted(built):
-    since = [past.age_days - past.recency_days for past in built.histories]
+    since = [past.orders.age_days - past.orders.recency_days for past in built.histories]
     assert 0 < min(since) <= max(since) <= examples.ELIGIBLE_DAYS
 
 

@@ -19,7 +19,7 @@ DAY = 20_300
 def log(later=None):
     """Return orders of users with as many days of them before the day as in a simulated population."""
     orders = {}
-    for n, (known, _, mean) in enumerate(summaries(SOME, 600)):
+    for n, ((known, _), _, mean) in enumerate(summaries(SOME, 600)):
         first = DAY - known.age_days - 1
         past = {first: [int(mean)], **{first + known.recency_days - i: [int(mean)] for i in range(known.repeats)}}
         orders[f"u{n}"] = past | (later or {})

@@ -12,11 +12,12 @@ from test_risk_features import DAYS, FIRST_DAY, at_of, build, events, new_row, p
 
 from worker.recall.lifetime.bgnbd import BgNbd
 from worker.recall.lifetime.fit import LOG_MAX, TIME_UNIT
-from worker.recall.lifetime.history import History, history
+from worker.recall.lifetime.history import History, Rhythms, activity, rhythms
 from worker.recall.lifetime.spend import GammaGamma
 from worker.recall.lifetime.worth import Lifetime, worth
 
-CDNOW = Lifetime(BgNbd(0.243, 4.414 * 7, 0.793, 2.426), GammaGamma(6.25, 3.74, 1544.0), 10_000, 2357)
+ACTIVITY = BgNbd(0.5, 2.0, 0.4, 9.0)
+CDNOW = Lifetime(BgNbd(0.243, 4.414 * 7, 0.793, 2.426), ACTIVITY, GammaGamma(6.25, 3.74, 1544.0), 10_000, 2357)
 """As published, in days and cents."""
 
 parameters = st.builds(
@@ -35,14 +36,20 @@ def histories(draw):
 
 
 @given(events, st.booleans())
-def test_a_history_equals_a_recount_of_order_days(happened, rolled):
+def test_histories_equal_a_recount_of_days(happened, rolled):
     t_day = FIRST_DAY + max((day for day, *_ in happened), default=0) + 1
     row = build(happened)
     if rolled:
         row.roll(t_day)
-    ordered = sorted({DAYS.of(at_of(day, half)) for day, half, kind, *_ in happened if kind == "order"})
-    wanted = History(len(ordered) - 1, ordered[-1] - ordered[0], t_day - ordered[0]) if ordered else None
-    assert history(row, t_day, DAYS) == wanted
+    told = [(kind, DAYS.of(at_of(day, half))) for day, half, kind, *_ in happened]
+    orders, active = (
+        History(len(days) - 1, days[-1] - days[0], t_day - days[0]) if days else None
+        for days in (
+            sorted({day for kind, day in told if kind in kinds}) for kinds in ({"order"}, {"order", "activity"})
+        )
+    )
+    assert activity(row, t_day) == active
+    assert rhythms(row, t_day, DAYS) == (orders and Rhythms(orders, active))
 
 
 @given(events, st.integers(0, 140))
@@ -50,26 +57,33 @@ def test_a_history_knows_nothing_of_the_day_itself(happened, cut):
     t_day = FIRST_DAY + cut
     before = build([event for event in happened if event[0] < cut])
     with_day = build([event for event in happened if event[0] <= cut])
-    assert history(with_day, t_day, DAYS) == history(before, t_day, DAYS)
+    assert rhythms(with_day, t_day, DAYS) == rhythms(before, t_day, DAYS)
+    assert activity(with_day, t_day) == activity(before, t_day)
 
 
 def test_asking_for_a_history_leaves_the_row_as_it_is():
     row = build([(0, 20, "order", 1, 100), (5, 20, "order", 1, 100), (6, 20, "order", 1, 100)])
-    first = history(row, FIRST_DAY + 7, DAYS)
-    assert first == history(row, FIRST_DAY + 7, DAYS) == History(2, 6, 7)
+    first = rhythms(row, FIRST_DAY + 7, DAYS)
+    assert first == rhythms(row, FIRST_DAY + 7, DAYS) == Rhythms(History(2, 6, 7), History(2, 6, 7))
 
 
 def test_a_user_whose_only_order_came_late_has_a_history_of_one_day():
     row = new_row()
     put(row, 1, at_of(20, 0), "activity", 1, 0)
-    assert history(row, FIRST_DAY + 21, DAYS) is None
+    assert rhythms(row, FIRST_DAY + 21, DAYS) is None
     row.account.first_order_at = at_of(3, 0)
-    assert history(row, FIRST_DAY + 21, DAYS) == History(0, 0, 18)
+    assert rhythms(row, FIRST_DAY + 21, DAYS) == Rhythms(History(0, 0, 18), History(0, 0, 1))
+
+
+def test_a_user_of_whom_all_came_late_has_histories_of_one_day():
+    row = new_row()
+    row.account.first_order_at = at_of(3, 0)
+    assert rhythms(row, FIRST_DAY + 21, DAYS) == Rhythms(History(0, 0, 18), History(0, 0, 18))
 
 
 def test_a_row_that_went_on_is_never_younger_than_its_last_order():
     row = build([(0, 20, "order", 1, 100), (10, 20, "order", 1, 100), (20, 20, "activity", 1, 0)])
-    assert history(row, FIRST_DAY + 5, DAYS) == History(1, 10, 11)
+    assert rhythms(row, FIRST_DAY + 5, DAYS) == Rhythms(History(1, 10, 11), History(1, 10, 11))
 
 
 # -- purchases ---------------------------------------------------------------------------------------------------------
@@ -124,7 +138,7 @@ logarithms = st.floats(-LOG_MAX, LOG_MAX).map(math.exp)
 @example(BgNbd(0.01, 4400.0, 0.01, 148.0), History(7000, 7000, 7001))
 def test_whatever_was_fitted_tells_what_a_user_is_worth(purchases, known):
     for days in (90, 365):
-        told = worth(Lifetime(purchases, CDNOW.spend, 0, 1), known, known.repeats + 1, 2000.0, 0.35, days)
+        told = worth(Lifetime(purchases, ACTIVITY, CDNOW.spend, 0, 1), known, known.repeats + 1, 2000.0, 0.35, days)
         assert told.margin >= 0
         assert math.isfinite(told.error)
 
@@ -159,6 +173,25 @@ def test_parameters_that_mean_nothing_are_refused(wrong):
         GammaGamma(1.0, 3.0, wrong)
     with pytest.raises(ValueError, match=r"q = 2.0: a finite number above 2 is allowed"):
         GammaGamma(1.0, 2.0, 1.0)
+
+
+# -- both rhythms ------------------------------------------------------------------------------------------------------
+
+
+@given(histories(), st.integers(1, 365))
+def test_where_activity_is_nothing_but_orders_both_rhythms_are_one(known, days):
+    lifetime = Lifetime(CDNOW.purchases, CDNOW.purchases, None, 0, 1)
+    assert lifetime.no_order(Rhythms(known, known), days) == CDNOW.purchases.no_order(known, days)
+
+
+def test_gone_shows_in_the_activity_and_silent_in_the_orders():
+    orders = History(3, 300, 360)
+    gone, there = (
+        CDNOW.no_order(Rhythms(orders, active), 60) for active in (History(90, 200, 400), History(90, 398, 400))
+    )
+    assert gone > 0.999
+    assert there == pytest.approx(CDNOW.purchases.silent(orders, 60), abs=0.01)
+    assert CDNOW.purchases.alive(orders) < CDNOW.alive(History(90, 398, 400))
 
 
 # -- worth -------------------------------------------------------------------------------------------------------------
@@ -199,8 +232,8 @@ def simulated(lifetime, users, observed, ahead, seed):
 @pytest.mark.parametrize(
     "lifetime",
     [
-        Lifetime(BgNbd(0.8, 30.0, 1.3, 4.0), GammaGamma(4.0, 6.0, 5000.0), 0, 1),
-        Lifetime(BgNbd(0.8, 30.0, 1.3, 4.0), None, 0, 1),
+        Lifetime(BgNbd(0.8, 30.0, 1.3, 4.0), ACTIVITY, GammaGamma(4.0, 6.0, 5000.0), 0, 1),
+        Lifetime(BgNbd(0.8, 30.0, 1.3, 4.0), ACTIVITY, None, 0, 1),
     ],
     ids=["values differ", "flat price"],
 )
@@ -217,7 +250,7 @@ def test_margin_and_error_are_those_of_a_simulated_population(lifetime):
 
 
 def test_a_flat_price_leaves_only_the_number_of_orders_open():
-    flat = Lifetime(CDNOW.purchases, None, 0, 1)
+    flat = Lifetime(CDNOW.purchases, ACTIVITY, None, 0, 1)
     known = History(4, 100, 120)
     orders = CDNOW.purchases.orders(known, 90)
     assert worth(flat, known, 5, 200.0, 0.5, 90) == pytest.approx((orders.mean * 100, math.sqrt(orders.variance) * 100))
@@ -231,4 +264,4 @@ def test_orders_of_one_day_are_one_purchase_of_their_sum():
 def test_who_gave_everything_back_is_expected_to_bring_little_but_never_less_than_nothing():
     known = History(3, 60, 80)
     assert 0 < worth(CDNOW, known, 4, -300.0, 0.5, 90).margin < worth(CDNOW, known, 4, 100.0, 0.5, 90).margin
-    assert worth(Lifetime(CDNOW.purchases, None, 0, 1), known, 4, -300.0, 0.5, 90) == (0, 0)
+    assert worth(Lifetime(CDNOW.purchases, ACTIVITY, None, 0, 1), known, 4, -300.0, 0.5, 90) == (0, 0)

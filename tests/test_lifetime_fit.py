@@ -29,7 +29,7 @@ from worker.recall.lifetime.fit import (
     spend_log_likelihoods,
     spend_slopes,
 )
-from worker.recall.lifetime.history import History
+from worker.recall.lifetime.history import History, Rhythms, Summary
 from worker.recall.lifetime.spend import GammaGamma
 from worker.recall.lifetime.worth import Lifetime
 from worker.sources import cdnow
@@ -96,7 +96,7 @@ def test_the_ridge_costs_next_to_no_likelihood():
 
 
 def test_a_simulated_population_is_found_again():
-    truth = Lifetime(BgNbd(0.8, 30.0, 0.9, 3.0), GammaGamma(4.0, 5.0, 4000.0), 0, 1)
+    truth = Lifetime(BgNbd(0.8, 30.0, 0.9, 3.0), BgNbd(0.8, 30.0, 0.9, 3.0), GammaGamma(4.0, 5.0, 4000.0), 0, 1)
     told = summaries(truth, 6000)
     found = fit(told, DAY)
     assert (found.fitted_day, found.histories) == (DAY, len(told))
@@ -107,16 +107,33 @@ def test_a_simulated_population_is_found_again():
     assert found.spend.p == pytest.approx(4.0, rel=0.12)
 
 
+def summary_of(known, orders, mean, active=None):
+    """Return a summary of a user who does nothing but order, where nothing else is said."""
+    return Summary(Rhythms(known, active or known), orders, mean)
+
+
 @cache
 def summaries(lifetime, users, seed=3):
     return [
-        (History(known.repeats, round(known.recency_days), known.age_days), orders, mean)
+        summary_of(History(known.repeats, round(known.recency_days), known.age_days), orders, mean)
         for known, orders, mean, _ in simulated(lifetime, users, 300, 1, seed)
         if known.repeats <= round(known.recency_days)
     ]
 
 
-SOME = Lifetime(BgNbd(0.8, 30.0, 0.9, 3.0), GammaGamma(4.0, 5.0, 4000.0), 0, 1)
+OTHER = Lifetime(BgNbd(2.0, 5.0, 0.5, 9.0), BgNbd(2.0, 5.0, 0.5, 9.0), GammaGamma(4.0, 5.0, 4000.0), 0, 1)
+SOME = Lifetime(BgNbd(0.8, 30.0, 0.9, 3.0), BgNbd(0.8, 30.0, 0.9, 3.0), GammaGamma(4.0, 5.0, 4000.0), 0, 1)
+
+
+def test_activity_is_fitted_to_its_own_days():
+    told = [summary_of(known.orders, n, mean, active=known.active) for known, n, mean in summaries(SOME, 1000)]
+    busy = [
+        one._replace(rhythms=Rhythms(one.rhythms.orders, other.rhythms.orders))
+        for one, other in zip(told, summaries(OTHER, 1000), strict=False)
+    ]
+    found = fit(busy, DAY)
+    assert found.purchases == fit(told[: len(busy)], DAY).purchases
+    assert found.activity == fit_purchases([one.rhythms.active for one in busy]) != found.purchases
 
 
 def test_the_same_histories_give_the_same_model_in_six_digits():
@@ -150,14 +167,14 @@ def test_of_very_many_histories_the_first_are_taken(monkeypatch):
 
 def test_too_few_payers_leave_the_value_of_orders_out():
     told = [
-        (known, 1, mean) if known.repeats == 0 else (known, orders, 0.0)
-        for known, orders, mean in summaries(SOME, 1000)
+        told._replace(orders=1) if told.rhythms.orders.repeats == 0 else told._replace(mean_value=0.0)
+        for told in summaries(SOME, 1000)
     ]
     assert fit(told, DAY).spend is None
 
 
 def test_a_flat_price_leaves_the_value_of_orders_out():
-    told = [(known, known.repeats + 1, 500.0) for known, _, _ in summaries(SOME, 1000)]
+    told = [summary_of(known.orders, known.orders.repeats + 1, 500.0) for known, _, _ in summaries(SOME, 1000)]
     assert fit(told, DAY).spend is None
 
 
@@ -177,11 +194,11 @@ def test_a_flat_price_leaves_the_value_of_orders_out():
 )
 def test_histories_that_no_model_can_be_fitted_to_are_named(histories, message):
     with pytest.raises(FitError, match=message):
-        fit([(known, known.repeats + 1, 100.0) for known in histories], DAY)
+        fit([summary_of(known, known.repeats + 1, 100.0) for known in histories], DAY)
 
 
 def test_users_who_are_all_alike_still_give_a_finite_model():
-    found = fit([(History(4, 40, 41), 5, 100.0 + n % 7) for n in range(500)], DAY)
+    found = fit([summary_of(History(4, 40, 41), 5, 100.0 + n % 7) for n in range(500)], DAY)
     assert 0 < found.purchases.no_order(History(4, 40, 41), 30) < 0.2
 
 

@@ -11,7 +11,7 @@ from worker.recall.lifetime.worth import Lifetime, worth
 from worker.recall.playbook import PlaybookError
 from worker.recall.tiers import Tier, Transition
 
-LIFETIME = Lifetime(BgNbd(0.8, 40.0, 0.9, 3.0), GammaGamma(6.0, 4.0, 15_000.0), 20_000, 2000)
+LIFETIME = Lifetime(BgNbd(0.8, 40.0, 0.9, 3.0), BgNbd(0.5, 2.0, 0.4, 9.0), GammaGamma(6.0, 4.0, 15_000.0), 20_000, 2000)
 
 
 def told(shop, row, date, lifetime=LIFETIME, margin_rate=0.35):
@@ -40,7 +40,24 @@ def test_ltv_is_the_margin_expected_of_orders_and_net_revenue_so_far_the_day_inc
         "margin_365d": f"{round(year.margin) / 100:.2f}",
         "error_365d": f"{round(year.error) / 100:.2f}",
     }
-    assert value["alive"] == pytest.approx(LIFETIME.purchases.alive(known), abs=1e-6)
+    assert value["alive"] == pytest.approx(LIFETIME.alive(known), abs=1e-6)
+
+
+def test_a_user_who_comes_without_ordering_is_silent_and_not_gone(shop):
+    for day in range(22, 31):
+        shop.views("u", f"2025-03-{day}")
+    then = told(shop.shop, shop.row("u"), "2025-03-31T12:00")
+    assert then["alive"] == pytest.approx(LIFETIME.alive(History(11, 29, 31)), abs=1e-6)
+    assert then["alive"] > LIFETIME.alive(History(2, 20, 31))
+
+
+def test_a_user_with_one_order_may_be_gone():
+    shop = SmallShop()
+    for day in range(1, 9):
+        shop.views("v", f"2025-03-0{day}")
+    shop.orders("v", "2025-03-09", "o1", 100)
+    value = told(shop.shop, shop.row("v"), "2025-06-09T12:00")
+    assert value["alive"] < 0.01
 
 
 def test_ltv_is_in_major_units_of_the_shops_currency(shop):

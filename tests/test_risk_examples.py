@@ -6,7 +6,7 @@ import pytest
 from customers import Backlog, SmallShop, later, make_shop, ms, playbook, scorer, snapshot
 
 from worker.recall.days import DAY_MS
-from worker.recall.lifetime.history import History
+from worker.recall.lifetime.history import History, Rhythms
 from worker.recall.profile import ORDERS_KEPT
 from worker.recall.risk.features import NAMES
 from worker.recall.risk.scorer import Scorer
@@ -182,7 +182,9 @@ def test_an_example_carries_what_the_snapshots_in_force_at_its_time_said():
         assert [value["predicted"] is None for value in told] == [value["t"] < since for value in told]
         said = next(value for value in told if value["predicted"])
         seen = [round(1000 * x) for x in said["features"]]
-        predictions = models[horizon_days, version].predictions(seen, History(**said["history"]))
+        predictions = models[horizon_days, version].predictions(
+            seen, Rhythms(History(**said["history"]), History(**said["active"]))
+        )
         assert said["predicted"] == {"version": version, **predictions._asdict()}
     assert shop.row("bob").account.risk_version == 7
 

@@ -4,14 +4,14 @@ import pytest
 from learners import REGULAR, examples, snapshot_of, taught, thousandths
 
 from schemas.commands import Factor
-from worker.recall.lifetime.history import History
+from worker.recall.lifetime.history import History, Rhythms
 from worker.recall.risk.explain import factors
 from worker.recall.risk.features import NAMES
 from worker.recall.risk.model import RiverModel
 from worker.recall.risk.scorer import Scorer
 
-ONCE = History(repeats=0, recency_days=0, age_days=65)
-LATE = History(repeats=3, recency_days=60, age_days=125)
+ONCE = Rhythms(History(repeats=0, recency_days=0, age_days=65), History(repeats=0, recency_days=0, age_days=65))
+LATE = Rhythms(History(repeats=3, recency_days=60, age_days=125), History(repeats=40, recency_days=139, age_days=142))
 
 
 def scorer_of(**slopes):
@@ -192,28 +192,31 @@ def test_what_did_not_move_the_score_is_no_factor():
 
 
 @pytest.mark.parametrize(
-    ("history", "text"),
+    ("rhythms", "text"),
     [
-        (LATE, "orders every 20 days as a rule, last one 65 days ago"),
+        (LATE, "orders every 20 days as a rule, last one 65 days ago; last active 3 days ago"),
         (ONCE, "one order so far, 65 days ago"),
-        (History(repeats=2, recency_days=2, age_days=3), "orders every 1 day as a rule, last one 1 day ago"),
+        (
+            Rhythms(*[History(repeats=2, recency_days=2, age_days=3)] * 2),
+            "orders every 1 day as a rule, last one 1 day ago",
+        ),
     ],
 )
-def test_before_there_are_labels_the_rhythm_of_orders_is_the_only_factor(history, text):
+def test_before_there_are_labels_the_rhythm_of_orders_is_the_only_factor(rhythms, text):
     scorer = Scorer(snapshot_of(None))
-    (factor,) = factors(scorer, customer(), history)
+    (factor,) = factors(scorer, customer(), rhythms)
     assert (factor["feature"], factor["text"]) == ("rhythm", text)
-    assert scorer.intercept + factor["contribution"] == pytest.approx(scorer.logit(customer(), history), abs=1e-6)
+    assert scorer.intercept + factor["contribution"] == pytest.approx(scorer.logit(customer(), rhythms), abs=1e-6)
 
 
-@pytest.mark.parametrize("history", [REGULAR, ONCE, LATE])
-def test_all_factors_and_the_intercept_sum_up_to_the_logit(history):
+@pytest.mark.parametrize("rhythms", [REGULAR, ONCE, LATE])
+def test_all_factors_and_the_intercept_sum_up_to_the_logit(rhythms):
     scorer = Scorer(snapshot_of(taught(RiverModel)))
     for features, *_ in examples(20, seed=6):
         seen = thousandths(features)
-        told = factors(scorer, seen, history, top=len(NAMES))
+        told = factors(scorer, seen, rhythms, top=len(NAMES))
         total = scorer.intercept + sum(factor["contribution"] for factor in told)
-        assert total == pytest.approx(scorer.logit(seen, history), abs=1e-4)
+        assert total == pytest.approx(scorer.logit(seen, rhythms), abs=1e-4)
         assert "rhythm" in {factor["feature"] for factor in told}
         sizes = [abs(factor["contribution"]) for factor in told]
         assert sizes == sorted(sizes, reverse=True)

@@ -18,7 +18,7 @@ from worker import settings as worker_settings
 from worker.recall import intake
 from worker.recall.bodies import Activity, Cancel, Item, Order, Refund
 from worker.recall.days import Days
-from worker.recall.lifetime.history import History
+from worker.recall.lifetime.history import History, Rhythms
 from worker.recall.profile import Contact, Profile
 from worker.recall.risk import features, labels
 from worker.recall.risk.features import NAMES, compute, plain
@@ -276,7 +276,7 @@ def test_the_greatest_row_stays_within_two_bytes():
     by_name = dict(zip(NAMES, seen, strict=True))
     assert by_name["discount_share"] == 1000
     assert [by_name[f"discounted_{name}"] for name in features.SILENCE] == [by_name[n] for n in features.SILENCE]
-    sighting = labels.Sighting(0, False, History(0, 0, 0), None, seen, {})
+    sighting = labels.Sighting(0, False, Rhythms(History(0, 0, 0), History(0, 0, 0)), None, seen, {})
     assert labels.unpack(labels.pack(sighting)) == sighting
 
 

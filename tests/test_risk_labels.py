@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from worker.recall import intake
 from worker.recall.bodies import Cancel, Order
 from worker.recall.days import DAY_MS, Days
-from worker.recall.lifetime.history import History
+from worker.recall.lifetime.history import History, Rhythms
 from worker.recall.profile import PastOrder, Profile
 from worker.recall.risk import labels
 from worker.recall.risk.features import NAMES
@@ -60,7 +60,7 @@ sightings = st.builds(
     labels.Sighting,
     tier=st.sampled_from(list(map(int, Tier))),
     holdout=st.booleans(),
-    history=st.builds(History, days, days, days),
+    rhythms=st.builds(Rhythms, *[st.builds(History, days, days, days)] * 2),
     lead_days=st.none() | days,
     features=st.lists(st.integers(-32_767, 32_767), min_size=len(NAMES), max_size=len(NAMES)),
     forecasts=st.dictionaries(
@@ -79,11 +79,13 @@ sightings = st.builds(
 def test_what_was_packed_comes_back_exactly(sighting):
     packed = labels.pack(sighting)
     assert labels.unpack(packed) == sighting
-    assert len(packed) == 22 + 2 * len(NAMES) + 22 * len(sighting.forecasts)
+    assert len(packed) == 34 + 2 * len(NAMES) + 22 * len(sighting.forecasts)
 
 
 def test_what_another_schema_packed_is_not_read():
-    packed = labels.pack(labels.Sighting(1, False, History(0, 0, 1), None, [500] * len(NAMES), {}))
+    packed = labels.pack(
+        labels.Sighting(1, False, Rhythms(History(0, 0, 1), History(0, 0, 1)), None, [500] * len(NAMES), {})
+    )
     assert labels.unpack(packed[:-2]) is None
     assert labels.unpack(b"\x00" + packed[1:]) is None
     assert labels.unpack(packed + b"\x00") is None

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from learners import LIFETIME, MODELS, REGULAR, examples, snapshot_of, taught, thousandths
 
 from worker.recall.days import Days
-from worker.recall.lifetime.history import History
+from worker.recall.lifetime.history import History, Rhythms
 from worker.recall.rfm import CutPoints
 from worker.recall.risk.baselines import Baselines
 from worker.recall.risk.features import NAMES, SCHEMA_HASH
@@ -14,8 +14,8 @@ from worker.recall.risk.scorer import RHYTHM, Scorer, SnapshotError, read_lifeti
 from worker.recall.risk.vectorised import VectorisedModel
 
 N = len(NAMES)
-GONE = History(repeats=30, recency_days=100, age_days=700)
-ONCE = History(repeats=0, recency_days=0, age_days=5)
+GONE = Rhythms(History(repeats=30, recency_days=100, age_days=700), History(90, 300, 700))
+ONCE = Rhythms(History(repeats=0, recency_days=0, age_days=5), History(2, 4, 6))
 
 LEARNER = taught(VectorisedModel)
 SHARES = {
@@ -55,40 +55,40 @@ def test_learner_alone_is_scored_as_it_predicts(make):
 def test_before_there_are_labels_enough_the_rhythm_of_orders_is_the_score():
     for snapshot in (snapshot_of(None), snapshot_of(LEARNER, learner_share=0.0)):
         scorer = Scorer(snapshot)
-        for history in (REGULAR, ONCE):
-            expected = scorer.lifetime.purchases.no_order(history, 30)
-            assert scorer.score(thousandths(customer()), history) == pytest.approx(expected, abs=6e-7)
+        for rhythms in (REGULAR, ONCE):
+            expected = scorer.lifetime.no_order(rhythms, 30)
+            assert scorer.score(thousandths(customer()), rhythms) == pytest.approx(expected, abs=6e-7)
 
 
 def test_score_is_the_mean_of_both_log_odds():
     scorer, features = Scorer(snapshot_of(LEARNER)), customer()
-    no_order = scorer.lifetime.purchases.no_order(REGULAR, 30)
+    no_order = scorer.lifetime.no_order(REGULAR, 30)
     expected = (logit(LEARNER.predict(features)) + logit(no_order)) / 2
     assert scorer.logit(thousandths(features), REGULAR) == pytest.approx(expected, abs=1e-9)
 
 
 def test_rhythm_is_not_more_certain_than_one_in_a_thousand():
     scorer = Scorer(snapshot_of(None))
-    assert scorer.lifetime.purchases.no_order(GONE, 30) > 0.999
+    assert scorer.lifetime.no_order(GONE, 30) > 0.999
     assert scorer.score([0] * N, GONE) == 0.999
 
 
-@given(seen=rows, history=histories, share=st.sampled_from(sorted(SHARES)))
+@given(seen=rows, rhythms=st.builds(Rhythms, histories, histories), share=st.sampled_from(sorted(SHARES)))
 @settings(max_examples=60, deadline=None)
-def test_contributions_sum_up_to_the_logit(seen, history, share):
+def test_contributions_sum_up_to_the_logit(seen, rhythms, share):
     scorer = Scorer(snapshot_of(LEARNER, **SHARES[share]))
-    told = scorer.contributions(seen, history)
+    told = scorer.contributions(seen, rhythms)
     assert [name for name, _ in told] == [*NAMES, RHYTHM]
     total = scorer.intercept + sum(part for _, part in told)
-    assert total == pytest.approx(scorer.logit(seen, history), rel=1e-9, abs=1e-9)
+    assert total == pytest.approx(scorer.logit(seen, rhythms), rel=1e-9, abs=1e-9)
 
 
-@given(seen=rows, history=histories, share=st.sampled_from(sorted(SHARES)))
+@given(seen=rows, rhythms=st.builds(Rhythms, histories, histories), share=st.sampled_from(sorted(SHARES)))
 @settings(max_examples=60, deadline=None)
-def test_scores_are_probabilities_of_6_decimals(seen, history, share):
+def test_scores_are_probabilities_of_6_decimals(seen, rhythms, share):
     scorer = Scorer(snapshot_of(LEARNER, **SHARES[share]))
-    told = scorer.predictions(seen, history)
-    assert told.model == scorer.score(seen, history)
+    told = scorer.predictions(seen, rhythms)
+    assert told.model == scorer.score(seen, rhythms)
     assert (told.bgnbd is None) == (share == "learner")
     for p in told:
         assert p is None or (0 <= p <= 1 and round(p, 6) == p)
@@ -99,7 +99,7 @@ def test_average_customer_with_the_rhythm_of_the_base_rate_has_the_intercept():
     told = dict(scorer.contributions([round(mean) for mean in scorer.means], REGULAR))
     rhythm = told.pop(RHYTHM)
     assert sum(map(abs, told.values())) < 0.01
-    base_rate, no_order = 3 / 5, scorer.lifetime.purchases.no_order(REGULAR, 30)
+    base_rate, no_order = 3 / 5, scorer.lifetime.no_order(REGULAR, 30)
     assert rhythm == pytest.approx((logit(no_order) - logit(base_rate)) / 2)
     assert scorer.intercept == pytest.approx((LEARNER.to_json()["intercept"] + logit(base_rate)) / 2)
 
@@ -107,7 +107,7 @@ def test_average_customer_with_the_rhythm_of_the_base_rate_has_the_intercept():
 def test_predictions_have_what_simpler_rules_say_beside_the_score():
     snapshot = snapshot_of(LEARNER)
     baselines = Baselines.from_json(snapshot.baselines)
-    told = Scorer(snapshot).predictions(thousandths(customer()), History(repeats=2, recency_days=40, age_days=43))
+    told = Scorer(snapshot).predictions(thousandths(customer()), Rhythms(History(2, 40, 43), History(8, 42, 43)))
     assert (told.recency, told.constant) == (baselines.recency(3), baselines.constant())
 
 

@@ -12,6 +12,7 @@ from schemas.control import AdoptSnapshot, Control
 from schemas.snapshots import MeasuresRecord, Snapshot, read_model
 from schemas.training import Training
 from worker.recall.days import Days
+from worker.recall.lifetime.history import History, Rhythms
 from worker.recall.risk import labels
 from worker.recall.risk.baselines import Baselines
 from worker.recall.risk.features import NAMES, SCHEMA_HASH
@@ -58,6 +59,7 @@ def example(t, user, draw=None, /, **changes):
         "features": features,
         "schema_hash": SCHEMA_HASH,
         "history": history(draw),
+        "active": history(draw),
         "predicted": predicted(draw) if draw.random() < 0.8 else None,
         "lead_days": draw.choice((None, None, 5, 12)),
     }
@@ -83,6 +85,7 @@ def summary(t, user, draw=None, /, **changes):
         "id": labels.example_id("salt", b"user-%d" % user, t),
         "t": DAYS.date(t),
         "history": history(draw),
+        "active": history(draw),
         "orders": draw.randrange(1, 9),
         "mean_value": round(draw.uniform(500, 9000), 2),
         "rfm": values if draw.random() < 0.8 else None,
@@ -353,7 +356,7 @@ def test_first_there_is_nothing_then_histories_are_the_prior_then_the_learner_ha
     assert (prior.learner_share, prior.learned, prior.lifetime.histories) == (0.0, 1, SUMMARIES_MIN)
     known = Scorer(prior)
     seen = [0] * len(NAMES)
-    told = labels.History(3, 40, 60)
+    told = Rhythms(History(3, 40, 60), History(9, 55, 60))
     assert known.predictions(seen, told).model == pytest.approx(known.predictions(seen, told).bgnbd, abs=1e-6)
     assert not closing(learner, first + 2), "nothing has changed"
     many = [example(FIRST_T + 4, user, weight=1.0) for user in range(LABELS_MIN)]
@@ -488,6 +491,7 @@ BAD = [
     (example(FIRST_T, 1).replace(b'"features":[', b'"features":[1e999,'), "malformed"),
     (example(FIRST_T, 1, features=[1e300] * len(NAMES)), "malformed"),
     (example(FIRST_T, 1, history=None), "malformed"),
+    (example(FIRST_T, 1, active=None), "malformed"),
     (example(FIRST_T, 1, history={"repeats": -1, "recency_days": 0, "age_days": 0}), "malformed"),
     (example(FIRST_T, 1, predicted={**predicted(random.Random(1)), "model": 1.1}), "malformed"),
     (example(FIRST_T, 1, lead_days=-1), "malformed"),

@@ -22,7 +22,7 @@ import orjson
 from aggregate import spread
 from learners import snapshot_of, thousandths
 
-from worker.recall.lifetime.history import History
+from worker.recall.lifetime.history import History, Rhythms
 from worker.recall.risk.features import NAMES
 from worker.recall.risk.model import RiverModel
 from worker.recall.risk.scorer import Scorer
@@ -36,7 +36,7 @@ RARE = (1.0, 0.7, 0.7, 0.3, 0.02, 0.0)
 
 
 def customers(n):
-    """Draw features, label and history."""
+    """Draw features, label and histories."""
     draw = Random(1)  # noqa: S311 - customers of nothing
     for _ in range(n):
         features = [
@@ -45,7 +45,8 @@ def customers(n):
         age = draw.randrange(1, 700)
         recency = draw.randrange(age)
         y = int(draw.random() < 1 / (1 + exp(features[1] - features[0])))
-        yield array("d", features), y, History(min(recency, draw.randrange(12)), recency, age)
+        orders = History(min(recency, draw.randrange(12)), recency, age)
+        yield array("d", features), y, Rhythms(orders, History(min(recency, draw.randrange(90)), recency, age))
 
 
 def us(calls, n):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import orjson
@@ -17,8 +17,7 @@ import orjson
 from schemas.topics import CONTROL, SOURCE_TOPICS
 from worker import bootstrap
 from worker.recall.days import Days
-from worker.recall.lifetime import history
-from worker.recall.lifetime.history import History
+from worker.recall.lifetime.history import Rhythms, Summary, activity, rhythms
 from worker.recall.risk import features, labels
 from worker.recall.value import order_value
 from worker.replay import Fed, tick
@@ -48,14 +47,6 @@ REFIT_DAYS: Final = 28
 NEVER: Final = 2**62
 
 
-class Summary(NamedTuple):
-    """What BG/NBD and Gamma-Gamma are fitted to: a user's history, orders in all time, and their mean value."""
-
-    history: History
-    orders: int
-    mean_value: float
-
-
 @dataclass(frozen=True)
 class Examples:
     """All weekly examples of a log, in the order of time; arrays have an element for each. Days are the log's."""
@@ -68,7 +59,8 @@ class Examples:
     """Index into `users`."""
     seen: NDArray[np.int16]
     """Features in thousandths, one row for each example."""
-    histories: list[History]
+    histories: list[Rhythms]
+    """Where activity is predicted, it stands for orders too."""
     next_days: NDArray[np.float64]
     """Days from t to what comes next; infinite where the log ends before."""
     ids: list[str]
@@ -113,13 +105,13 @@ def build(log: Log, target: Target) -> Examples:
     settings = load(currency=log.currency, timezone=log.timezone, partitions=1, salt=SALT, live_from=live_from)
     first_day = days.number(log.first)
     rows, happenings = _Rows(settings), _HAPPENINGS[target]()
-    look = history.history if target == "order" else activity_history
+    look = rhythms if target == "order" else _activity
     records = iter(log.records)
     ahead = next(records, None)
     t: list[int] = []
     keys: list[bytes] = []
     seen: list[list[int]] = []
-    histories: list[History] = []
+    histories: list[Rhythms] = []
     summaries: dict[int, list[Summary]] = {}
     for day in range(log.grid_from, int(log.end) + 1, WEEK_DAYS):
         midnight = days.start(first_day + day)
@@ -164,17 +156,9 @@ def build(log: Log, target: Target) -> Examples:
     )
 
 
-def activity_history(profile: Profile, t_day: int, days: Days) -> History | None:  # noqa: ARG001 - as for orders
-    """Return the history of the days with activity, in place of those with an order."""
-    gaps = profile.active_gaps
-    last, repeats = gaps.last_day, gaps.n
-    first = last - round(gaps.mean * gaps.n) if last else 0
-    for day, open_day in ((profile.day - 1, profile.yesterday), (profile.day, profile.today)):
-        if open_day.half_hours and day < t_day:
-            if last:
-                repeats += 1
-            first, last = first or day, day
-    return History(repeats, last - first, t_day - first) if last else None
+def _activity(profile: Profile, t_day: int, days: Days) -> Rhythms | None:  # noqa: ARG001 - as for orders
+    past = activity(profile, t_day)
+    return None if past is None else Rhythms(past, past)
 
 
 def _day(at: int, days: Days) -> float:
@@ -210,7 +194,7 @@ class _Rows:
         return self._customers.decode(self._partition.rows[key][HEADER_BYTES:])
 
     def summaries(
-        self, look: Callable[[Profile, int, Days], History | None], t_day: int, days: Days
+        self, look: Callable[[Profile, int, Days], Rhythms | None], t_day: int, days: Days
     ) -> Iterator[Summary]:
         for key in sorted(self._partition.rows):
             if key.startswith(RESERVED):

@@ -62,7 +62,9 @@ def plain(examples: Examples) -> Floats:
 
 def days_since(examples: Examples) -> Floats:
     """Return days since the latest order, or activity, as a column."""
-    return np.array([[past.age_days - past.recency_days] for past in examples.histories], dtype=np.float64)
+    return np.array(
+        [[past.orders.age_days - past.orders.recency_days] for past in examples.histories], dtype=np.float64
+    )
 
 
 class LightGbm:

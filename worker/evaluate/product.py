@@ -23,8 +23,9 @@ from worker.recall.tiers import Tier
 if TYPE_CHECKING:
     from typing import Literal
 
-    from worker.evaluate.examples import Examples, Summary
+    from worker.evaluate.examples import Examples
     from worker.evaluate.figures import Floats
+    from worker.recall.lifetime.history import Summary
 
     Learner: TypeAlias = Literal["river", "vectorised"]
 
@@ -39,7 +40,7 @@ class Predicted(NamedTuple):
     learner: Floats
     """Alone."""
     bgnbd: Floats
-    """Alone."""
+    """The classical one, of nothing but days with what is predicted."""
 
 
 def predict(examples: Examples, horizon_days: int, learner: Learner, timezone: str) -> Predicted:
@@ -61,12 +62,11 @@ def predict(examples: Examples, horizon_days: int, learner: Learner, timezone: s
         scorer = Scorer(snapshot)
         alone = Scorer(snapshot.model_copy(update={"learner_share": 1.0}))
         for i in week:
-            seen, history = examples.seen[i].tolist(), examples.histories[i]
-            told = scorer.predictions(seen, history)
-            predicted.model[i] = told.model
-            predicted.learner[i] = alone.score(seen, history)
-            if told.bgnbd is not None:
-                predicted.bgnbd[i] = told.bgnbd
+            seen, rhythms = examples.seen[i].tolist(), examples.histories[i]
+            predicted.model[i] = scorer.score(seen, rhythms)
+            predicted.learner[i] = alone.score(seen, rhythms)
+            if scorer.lifetime is not None:
+                predicted.bgnbd[i] = scorer.lifetime.purchases.no_order(rhythms.orders, horizon_days)
     return predicted
 
 
@@ -103,7 +103,8 @@ class _Training:
                 "tier": Tier.NEW.label,  # nothing learned depends on it
                 "features": plain(examples.seen[i].tolist()),
                 "schema_hash": SCHEMA_HASH,
-                "history": examples.histories[i]._asdict(),
+                "history": examples.histories[i].orders._asdict(),
+                "active": examples.histories[i].active._asdict(),
                 "predicted": None,  # measured here, not by the trainer
                 "lead_days": None,
             }
@@ -116,7 +117,8 @@ class _Training:
                     "kind": "summary",
                     "id": example_id("summary", number.to_bytes(4, "big"), t_day),
                     "t": Days.date(t_day),
-                    "history": summary.history._asdict(),
+                    "history": summary.rhythms.orders._asdict(),
+                    "active": summary.rhythms.active._asdict(),
                     "orders": summary.orders,
                     "mean_value": summary.mean_value,
                     "rfm": None,

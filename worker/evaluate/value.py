@@ -15,7 +15,7 @@ import orjson
 from scipy.stats import spearmanr
 
 from worker.recall.lifetime.fit import fit
-from worker.recall.lifetime.history import History
+from worker.recall.lifetime.history import History, Rhythms, Summary
 from worker.recall.lifetime.worth import worth
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def held_to_what_came(orders: OrdersByDay, day: int, horizon_days: int) -> Repor
         ValueError: where nobody spent anything within the horizon.
 
     """
-    told: list[tuple[History, int, float]] = []
+    told: list[Summary] = []
     came = []
     for _, by_day in sorted(orders.items()):
         before = sorted(past for past in by_day if past < day)
@@ -88,16 +88,18 @@ def held_to_what_came(orders: OrdersByDay, day: int, horizon_days: int) -> Repor
             continue
         revenues = [revenue for past in before for revenue in by_day[past]]
         known = History(len(before) - 1, before[-1] - before[0], day - before[0])
-        told.append((known, len(revenues), sum(revenues) / len(revenues)))
+        # Of activity nothing is known here; no worth depends on it.
+        told.append(Summary(Rhythms(known, known), len(revenues), sum(revenues) / len(revenues)))
         came.append(sum(sum(by_day[later]) for later in by_day if day <= later < day + horizon_days))
     lifetime = fit(told, day)
     if not any(came):
         raise ValueError(
             f"horizon of {horizon_days} days from day {day}: nothing was spent; allowed is a log that reaches on"
         )
-    margins, errors = np.array([worth(lifetime, *known, 1.0, horizon_days) for known in told], dtype=np.float64).T
+    worths = [worth(lifetime, known.orders, n, mean, 1.0, horizon_days) for known, n, mean in told]
+    margins, errors = np.array(worths, dtype=np.float64).T
     spent = np.array([n * mean for _, n, mean in told], dtype=np.float64)
-    ages = np.array([known.age_days for known, _, _ in told], dtype=np.float64)
+    ages = np.array([known.orders.age_days for known, _, _ in told], dtype=np.float64)
     real = np.array(came, dtype=np.float64)
     return Report(
         day,

@@ -9,7 +9,7 @@ import orjson
 
 from schemas.commands import CANCELLATION_TYPE, COMMAND_TYPE, cloud_event_headers
 from schemas.values import rfc3339, schema_id
-from worker.recall.lifetime.history import history
+from worker.recall.lifetime.history import rhythms
 from worker.recall.lifetime.worth import worth
 from worker.recall.rfm import Scores
 from worker.recall.tiers import Tier, Transition
@@ -234,16 +234,16 @@ def _prospects(profile: Profile, at: int, shop: Shop, lifetime: Lifetime | None,
     """Return what is expected of the user, the orders of the day itself included; null where no model is to tell."""
     account = profile.account
     day = shop.days.of(at)
-    known = None if account.profiling_opted_out else history(profile, day + 1, shop.days)
+    known = None if account.profiling_opted_out else rhythms(profile, day + 1, shop.days)
     if lifetime is None or known is None or not profile.orders:
         return {"ltv": None, "alive": None}
     mean_value = order_value(profile)
     ltv = {}
     for days in LTV_DAYS:
-        margin, error = worth(lifetime, known, profile.orders, mean_value, margin_rate, days)
+        margin, error = worth(lifetime, known.orders, profile.orders, mean_value, margin_rate, days)
         ltv[f"margin_{days}d"] = shop.currency.to_text(round(margin))
         ltv[f"error_{days}d"] = shop.currency.to_text(round(error))
-    return {"ltv": ltv, "alive": round(lifetime.purchases.alive(known), 6)}
+    return {"ltv": ltv, "alive": round(lifetime.alive(known.active), 6)}
 
 
 def _scores(scores: Sequence[int] | None) -> dict[str, int] | None:

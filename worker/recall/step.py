@@ -27,7 +27,7 @@ from worker.recall.bodies import (
 from worker.recall.days import DAY_MS, HOUR_MS, LATENESS_MS
 from worker.recall.events import parse
 from worker.recall.holdout import CONTROL, uniform
-from worker.recall.lifetime.history import History, history
+from worker.recall.lifetime.history import Rhythms, rhythms
 from worker.recall.profile import VERSION, Contact, Profile
 from worker.recall.risk import explain, features, labels
 from worker.recall.risk.labels import Forecast, Sighting
@@ -316,7 +316,7 @@ class Customers:
             state.visit_due = days.start(_next(today, summary_day, SUMMARY_DAYS))
         if account.profiling_opted_out:
             return effects
-        told = history(state, today, self._days)
+        told = rhythms(state, today, self._days)
         if told is None:  # all orders came late
             return [*effects, Count("history unknown")]
         if remembered and (today - summary_day) % SUMMARY_DAYS < VISIT_DAYS:
@@ -325,7 +325,7 @@ class Customers:
             effects += self._seen(state, shared, told, due, sampled=sampled)
         return effects
 
-    def _seen(self, state: Profile, shared: Shared, told: History, due: int, *, sampled: bool) -> Sequence[Effect]:
+    def _seen(self, state: Profile, shared: Shared, told: Rhythms, due: int, *, sampled: bool) -> Sequence[Effect]:
         """Score the user, and keep what was seen of him until it is known what came of it."""
         shop, today = self.shop, self._days.of(due)
         seen = features.compute(state, today, self._days)
@@ -365,7 +365,7 @@ class Customers:
             account.alerted_day = today
         return None
 
-    def _summary(self, state: Profile, told: History, today: int, *, active: bool) -> Output:
+    def _summary(self, state: Profile, told: Rhythms, today: int, *, active: bool) -> Output:
         """Write what was bought, without a label."""
         days, rfm = self._days, None
         if active and state.orders >= value.SCORED_FROM_ORDERS:
@@ -374,7 +374,8 @@ class Customers:
             "kind": "summary",
             "id": labels.example_id(self.shop.salt, state.key, today),
             "t": days.date(today),
-            "history": told._asdict(),
+            "history": told.orders._asdict(),
+            "active": told.active._asdict(),
             "orders": state.orders,
             "mean_value": round(value.order_value(state), 2),
             "rfm": None if rfm is None else rfm._asdict(),
@@ -451,7 +452,8 @@ class Customers:
             "tier": Tier(sighting.tier).label,
             "features": features.plain(sighting.features),
             "schema_hash": features.SCHEMA_HASH,
-            "history": sighting.history._asdict(),
+            "history": sighting.rhythms.orders._asdict(),
+            "active": sighting.rhythms.active._asdict(),
             "predicted": predicted,
             "lead_days": sighting.lead_days if horizon_days == shop.horizon_days else None,
         }
@@ -462,7 +464,7 @@ class Customers:
         if scorer is None or state.account.profiling_opted_out:
             return
         today = self._days.of(at)
-        told = history(state, today, self._days)
+        told = rhythms(state, today, self._days)
         if told is not None:
             seen = features.compute(state, today, self._days)
             _keep_risk(state, scorer, scorer.score(seen, told), at)
@@ -552,7 +554,7 @@ class Customers:
         """Score anew, and say what moved the score."""
         today = self._days.of(at)
         model = self._scorer(shared, self.shop.horizon_days)
-        told = history(state, today, self._days)
+        told = rhythms(state, today, self._days)
         if model is None or told is None:
             return None
         seen = features.compute(state, today, self._days)

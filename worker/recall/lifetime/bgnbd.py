@@ -65,13 +65,17 @@ class BgNbd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return 1.0 / (1.0 + exp(min(odds, _LOG_MAX)))
 
     def no_order(self, history: History, days: int) -> float:
-        """Return the probability of no order within the days to come.
+        """Return the probability of no order within the days to come."""
+        return 1.0 - self.alive(history) * (1.0 - self.silent(history, days))
 
-        A user who is alive has the rate Gamma(r + x, alpha + T), of which a Poisson process is silent for H days
-        with the probability ((alpha + T) / (alpha + T + H))^(r + x).
+    def silent(self, history: History, days: int) -> float:
+        """Return the probability of no order within the days to come of a user who is alive.
+
+        His rate is Gamma(r + x, alpha + T), of which a Poisson process is silent for H days with the probability
+        ((alpha + T) / (alpha + T + H))^(r + x).
         """
         now = self.alpha + history.age_days
-        return 1.0 - self.alive(history) * (1.0 - math.pow(now / (now + days), self.r + history.repeats))
+        return math.pow(now / (now + days), self.r + history.repeats)
 
     def expected_orders(self, history: History, days: int) -> float:
         """Return how many days with an order are expected within the days to come: formula 10 of the paper."""

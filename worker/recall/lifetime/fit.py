@@ -14,7 +14,6 @@ from scipy.optimize import minimize
 from scipy.special import betaln, digamma, expit, gammaln
 
 from worker.recall.lifetime.bgnbd import BgNbd
-from worker.recall.lifetime.history import History
 from worker.recall.lifetime.spend import GammaGamma
 from worker.recall.lifetime.worth import Lifetime, day_value
 
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
+
+    from worker.recall.lifetime.history import History, Summary
 
     Vector = npt.NDArray[np.float64]
 
@@ -47,22 +48,28 @@ class FitError(ValueError):
     """Histories that no model can be fitted to."""
 
 
-def fit(summaries: Sequence[tuple[History, int, float]], day: int) -> Lifetime:
-    """Fit to (history, orders, net mean value in minor units) of users who are a sample of all, those gone included.
+def fit(summaries: Sequence[Summary], day: int) -> Lifetime:
+    """Fit to summaries of users who are a sample of all, those gone included.
 
     Raises:
         FitError: where there are too few, none repeats, or a history contradicts itself.
 
     """
     summaries = summaries[:HISTORIES_MAX]
-    histories = [history for history, _, _ in summaries]
-    values = np.array([day_value(*summary) for summary in summaries], dtype=np.float64)
+    histories = [rhythms.orders for rhythms, _, _ in summaries]
+    values = np.array([day_value(rhythms.orders, n, mean) for rhythms, n, mean in summaries], dtype=np.float64)
     orders = np.array([history.repeats + 1 for history in histories], dtype=np.float64)
-    return Lifetime(fit_purchases(histories), fit_spend(orders[orders > 1], values[orders > 1]), day, len(summaries))
+    return Lifetime(
+        purchases=fit_purchases(histories),
+        activity=fit_purchases([rhythms.active for rhythms, _, _ in summaries]),
+        spend=fit_spend(orders[orders > 1], values[orders > 1]),
+        fitted_day=day,
+        histories=len(summaries),
+    )
 
 
 def fit_purchases(histories: Sequence[History]) -> BgNbd:
-    """Fit BG/NBD.
+    """Fit BG/NBD, to the days with orders or those with activity.
 
     Raises:
         FitError: as `fit`.

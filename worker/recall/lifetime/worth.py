@@ -11,18 +11,31 @@ from worker.recall.lifetime.bgnbd import BgNbd
 from worker.recall.lifetime.spend import GammaGamma, OrderValue
 
 if TYPE_CHECKING:
-    from worker.recall.lifetime.history import History
+    from worker.recall.lifetime.history import History, Rhythms
 
 
 class Lifetime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Both models, as fitted."""
+    """All models, as fitted.
+
+    Whether a user is still there shows in all that he does, and sooner than in his orders; how often he orders does
+    not. So BG/NBD is fitted twice: on days with an order and on days with activity.
+    """
 
     purchases: BgNbd
+    activity: BgNbd
     spend: GammaGamma | None
     """None where too few users paid twice, or all pay the same: then users' own means stand."""
     fitted_day: int
     histories: int
     """How many it was fitted to."""
+
+    def no_order(self, rhythms: Rhythms, days: int) -> float:
+        """Return the probability of no order within the days to come: gone by the activity, or silent by the orders."""
+        return 1.0 - self.alive(rhythms.active) * (1.0 - self.purchases.silent(rhythms.orders, days))
+
+    def alive(self, active: History) -> float:
+        """Return the probability that the user has not left for good, by the days with activity."""
+        return self.activity.alive(active)
 
 
 class Worth(NamedTuple):

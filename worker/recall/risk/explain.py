@@ -11,7 +11,6 @@ from functools import partial
 from math import expm1
 from typing import TYPE_CHECKING, Any, Final
 
-from worker.recall.lifetime.history import History
 from worker.recall.risk.features import (
     CONTACT_DAYS,
     MONEY_WEEKS,
@@ -30,6 +29,7 @@ from worker.recall.windows import CHANNELS, DAYS_KEPT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from worker.recall.lifetime.history import Rhythms
     from worker.recall.risk.scorer import Scorer
 
     Wording = Callable[[Mapping[str, float], Mapping[str, float]], str]
@@ -57,13 +57,13 @@ _PACES: Final = ((20, "daily"), (8, "several times a week"), (3, "weekly"), (1, 
 """How often that is, by the least number of times in 30 days."""
 
 
-def factors(scorer: Scorer, seen: Sequence[int], history: History, top: int = 3) -> list[dict[str, Any]]:
+def factors(scorer: Scorer, seen: Sequence[int], rhythms: Rhythms, top: int = 3) -> list[dict[str, Any]]:
     """Return the `top` factors that moved the score most, up or down, greatest first, as `schemas.commands.Factor`.
 
     `seen` are features in thousandths. What did not move it at all is left out.
     """
     groups: dict[str, list[tuple[str, float]]] = {}
-    for name, contribution in scorer.contributions(seen, history):
+    for name, contribution in scorer.contributions(seen, rhythms):
         groups.setdefault(_GROUPS[name], []).append((name, contribution))
     sums = [(sum(contribution for _, contribution in members), members) for members in groups.values()]
     sums.sort(key=lambda group: -abs(group[0]))
@@ -74,21 +74,26 @@ def factors(scorer: Scorer, seen: Sequence[int], history: History, top: int = 3)
         contribution = round(total, 6)
         if contribution:
             name = max(members, key=lambda member: member[1] if total > 0 else -member[1])[0]
-            text = _rhythm(history) if name == RHYTHM else _WORDINGS[name](features, means)
+            text = _rhythm(rhythms) if name == RHYTHM else _WORDINGS[name](features, means)
             told.append({"feature": name, "contribution": contribution, "text": text})
     return told
 
 
-def _rhythm(history: History) -> str:
+def _rhythm(rhythms: Rhythms) -> str:
     """Say what BG/NBD goes by.
 
-    >>> _rhythm(History(repeats=3, recency_days=60, age_days=125))
-    'orders every 20 days as a rule, last one 65 days ago'
+    >>> from worker.recall.lifetime.history import History, Rhythms
+    >>> _rhythm(Rhythms(orders=History(3, 60, 125), active=History(40, 122, 125)))
+    'orders every 20 days as a rule, last one 65 days ago; last active 3 days ago'
     """
-    since = _days(history.age_days - history.recency_days)
-    if not history.repeats:
-        return f"one order so far, {since} ago"
-    return f"orders every {_days(round(history.recency_days / history.repeats))} as a rule, last one {since} ago"
+    orders = rhythms.orders
+    since, since_active = (history.age_days - history.recency_days for history in rhythms)
+    if orders.repeats:
+        gap = _days(round(orders.recency_days / orders.repeats))
+        told = f"orders every {gap} as a rule, last one {_days(since)} ago"
+    else:
+        told = f"one order so far, {_days(since)} ago"
+    return f"{told}; last active {_days(since_active)} ago" if since_active < since else told
 
 
 def _number(value: float) -> int:

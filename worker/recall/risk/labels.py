@@ -7,7 +7,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker.recall.days import LATENESS_MS
-from worker.recall.lifetime.history import History
+from worker.recall.lifetime.history import History, Rhythms
 from worker.recall.risk.features import NAMES, SCHEMA_HASH
 from worker.recall.risk.scorer import Predictions
 
@@ -22,7 +22,7 @@ NONE: Final = -1
 """In a packed sighting."""
 _MILLION: Final = 1_000_000
 _MARK: Final = bytes.fromhex(SCHEMA_HASH)[:4]
-_SIGHTING: Final = struct.Struct(f"<4sB?4i{len(NAMES)}h")
+_SIGHTING: Final = struct.Struct(f"<4sB?7i{len(NAMES)}h")
 _FORECAST: Final = struct.Struct("<HI4i")
 
 
@@ -71,7 +71,7 @@ class Sighting(NamedTuple):
     tier: int
     holdout: bool
     """Whether he was held out on that day, under the playbook then in force."""
-    history: History
+    rhythms: Rhythms
     lead_days: int | None
     """See `schemas.training.Example`."""
     features: Sequence[int]
@@ -81,9 +81,10 @@ class Sighting(NamedTuple):
 
 
 def pack(sighting: Sighting) -> bytes:
-    """Return a sighting in some 340 bytes: a mark of the schema of features, two bytes for each, what was predicted."""
+    """Return a sighting in some 360 bytes: a mark of the schema of features, two bytes for each, what was predicted."""
     lead_days = NONE if sighting.lead_days is None else sighting.lead_days
-    packed = _SIGHTING.pack(_MARK, sighting.tier, sighting.holdout, *sighting.history, lead_days, *sighting.features)
+    orders, active = sighting.rhythms
+    packed = _SIGHTING.pack(_MARK, sighting.tier, sighting.holdout, *orders, *active, lead_days, *sighting.features)
     for horizon_days, (version, predictions) in sighting.forecasts.items():
         millionths = [NONE if p is None else round(p * _MILLION) for p in predictions]
         packed += _FORECAST.pack(horizon_days, version, *millionths)
@@ -95,12 +96,13 @@ def unpack(packed: bytes) -> Sighting | None:
     size = _SIGHTING.size
     if packed[: len(_MARK)] != _MARK or len(packed) < size or (len(packed) - size) % _FORECAST.size:
         return None
-    _, tier, holdout, repeats, recency_days, age_days, lead_days, *features = _SIGHTING.unpack_from(packed)
+    _, tier, holdout, *told = _SIGHTING.unpack_from(packed)
+    lead_days, features = told[6], told[7:]
     forecasts = {}
     for horizon_days, version, model, bgnbd, recency, constant in _FORECAST.iter_unpack(packed[size:]):
         predictions = Predictions(
             model / _MILLION, None if bgnbd == NONE else bgnbd / _MILLION, recency / _MILLION, constant / _MILLION
         )
         forecasts[horizon_days] = Forecast(version, predictions)
-    history = History(repeats, recency_days, age_days)
-    return Sighting(tier, holdout, history, None if lead_days == NONE else lead_days, features, forecasts)
+    rhythms = Rhythms(History(*told[:3]), History(*told[3:6]))
+    return Sighting(tier, holdout, rhythms, None if lead_days == NONE else lead_days, features, forecasts)

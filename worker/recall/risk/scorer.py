@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from schemas.snapshots import CutPoints, LifetimeParameters, Snapshot
-    from worker.recall.lifetime.history import History
+    from worker.recall.lifetime.history import Rhythms
 
 RHYTHM: Final = "rhythm"
-"""What BG/NBD adds to a score goes by this name: it sees the rhythm of orders, nothing else."""
+"""What BG/NBD adds to a score goes by this name: it sees the rhythms of orders and of activity, nothing else."""
 BGNBD_CLIP: Final = 0.001
 """A probability of BG/NBD nearer to 0 or 1 counts as this near."""
 _DIGITS: Final = 6
@@ -64,12 +64,13 @@ def read_lifetime(parameters: LifetimeParameters) -> Lifetime:
         ValueError: if some of the parameters of spend are there and some are not.
 
     """
-    spend = (parameters.p, parameters.q, parameters.v)
+    activity, spend = parameters.activity, (parameters.p, parameters.q, parameters.v)
     known = [parameter for parameter in spend if parameter is not None]
     if known and len(known) < len(spend):
         raise ValueError(f"lifetime: p, q, v = {spend}: allowed are three numbers or none")
     return Lifetime(
-        purchases=BgNbd(r=parameters.r, alpha=parameters.alpha, a=parameters.a, b=parameters.b),
+        purchases=BgNbd(parameters.r, parameters.alpha, parameters.a, parameters.b),
+        activity=BgNbd(activity.r, activity.alpha, activity.a, activity.b),
         spend=GammaGamma(*known) if known else None,
         fitted_day=Days.number(parameters.fitted_day),
         histories=parameters.histories,
@@ -110,18 +111,18 @@ class Scorer:
         self.intercept = learned + self._rhythm_share * self._usual
         """The log odds of a customer who is average in every feature, and whose rhythm tells of the base rate."""
 
-    def logit(self, seen: Sequence[int], history: History) -> float:
+    def logit(self, seen: Sequence[int], rhythms: Rhythms) -> float:
         """Return the log odds of no order within the horizon; `seen` are features in thousandths."""
-        return self._logit(seen, self._no_order(history))
+        return self._logit(seen, self._no_order(rhythms))
 
-    def score(self, seen: Sequence[int], history: History) -> float:
+    def score(self, seen: Sequence[int], rhythms: Rhythms) -> float:
         """Return the probability of no order within the horizon, rounded to 6 decimals."""
-        return _probability(self._logit(seen, self._no_order(history)))
+        return _probability(self._logit(seen, self._no_order(rhythms)))
 
-    def predictions(self, seen: Sequence[int], history: History) -> Predictions:
+    def predictions(self, seen: Sequence[int], rhythms: Rhythms) -> Predictions:
         """Return the score, and what simpler ways would have said."""
-        no_order = self._no_order(history)
-        days_since_order = history.age_days - history.recency_days
+        no_order = self._no_order(rhythms)
+        days_since_order = rhythms.orders.age_days - rhythms.orders.recency_days
         return Predictions(
             model=_probability(self._logit(seen, no_order)),
             bgnbd=None if no_order is None else round(no_order, _DIGITS),
@@ -129,8 +130,8 @@ class Scorer:
             constant=self._constant,
         )
 
-    def contributions(self, seen: Sequence[int], history: History) -> list[tuple[str, float]]:
-        """Return what each feature adds, and the rhythm of orders; with `intercept`, they sum up to the logit.
+    def contributions(self, seen: Sequence[int], rhythms: Rhythms) -> list[tuple[str, float]]:
+        """Return what each feature adds, and the rhythms; with `intercept`, they sum up to the logit.
 
         A feature adds by its distance from the average, the rhythm by that of BG/NBD's log odds from the base rate's.
         """
@@ -138,13 +139,13 @@ class Scorer:
             (name, slope * (value - mean))
             for name, slope, value, mean in zip(NAMES, self._slopes, seen, self.means, strict=True)
         ]
-        no_order = self._no_order(history)
+        no_order = self._no_order(rhythms)
         apart = 0.0 if no_order is None else _log_odds(no_order) - self._usual
         told.append((RHYTHM, self._rhythm_share * apart))
         return told
 
-    def _no_order(self, history: History) -> float | None:
-        return None if self.lifetime is None else self.lifetime.purchases.no_order(history, self.horizon_days)
+    def _no_order(self, rhythms: Rhythms) -> float | None:
+        return None if self.lifetime is None else self.lifetime.no_order(rhythms, self.horizon_days)
 
     def _logit(self, seen: Sequence[int], no_order: float | None) -> float:
         learned: float = self._offset + sum(map(mul, self._slopes, seen))

@@ -31,7 +31,7 @@ from schemas.topics import CONTROL, MODEL
 from schemas.training import FEATURE_MAX
 from schemas.values import AMOUNT_LIMIT, rfc3339
 from worker.recall.days import LATENESS_MS, Days
-from worker.recall.lifetime.history import History
+from worker.recall.lifetime.history import History, Rhythms, Summary
 from worker.recall.lifetime.worth import Lifetime
 from worker.recall.rfm import CutPoints, Rfm, quintiles
 from worker.recall.risk import labels
@@ -81,7 +81,7 @@ _Probability = Annotated[float, Meta(ge=0, le=1)]
 
 
 class _History(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """See `schemas.training.PurchaseHistory`."""
+    """See `schemas.training.DayHistory`."""
 
     repeats: _Count
     recency_days: _Count
@@ -127,6 +127,7 @@ class _Example(Struct, frozen=True, gc=False, tag_field="kind", tag="example", f
     features: list[_Feature]
     schema_hash: _Hash
     history: _History
+    active: _History
     predicted: _Predicted | None
     lead_days: _Count | None
 
@@ -137,6 +138,7 @@ class _Summary(Struct, frozen=True, gc=False, tag_field="kind", tag="summary", f
     id: _Hash
     t: date
     history: _History
+    active: _History
     orders: _Count
     mean_value: float
     rfm: _Values | None
@@ -160,10 +162,8 @@ class _Lesson(NamedTuple):
     """As doubles: a third of what a list takes."""
 
 
-class _Purchases(NamedTuple):
-    history: History
-    orders: int
-    mean_value: float
+class _Past(NamedTuple):
+    summary: Summary
     rfm: Rfm | None
 
 
@@ -224,7 +224,7 @@ class Trainer:
         self._closed = [self._learned_day] * partitions
         self._lessons: dict[int, dict[str, _Lesson]] = {}
         """By label day and id."""
-        self._summaries: dict[int, dict[str, _Purchases]] = {}
+        self._summaries: dict[int, dict[str, _Past]] = {}
         """By day and id, of the four weeks that are not fitted to yet."""
         self._first_offsets: dict[int, int] = {}
         """By label day, the lowest offset of an example of it or of its close."""
@@ -326,11 +326,12 @@ class Trainer:
             self.counts["late"] += 1
             return
         rfm = None if summary.rfm is None else Rfm(summary.rfm.r, summary.rfm.f, summary.rfm.m)
-        purchases = _Purchases(summary.history.read(), summary.orders, summary.mean_value, rfm)
-        self._add(self._summaries.setdefault(t_day, {}), summary.id, purchases)
+        rhythms = Rhythms(summary.history.read(), summary.active.read())
+        past = _Past(Summary(rhythms, summary.orders, summary.mean_value), rfm)
+        self._add(self._summaries.setdefault(t_day, {}), summary.id, past)
         self._summary_offsets.setdefault(t_day, offset)
 
-    def _add(self, known: dict[str, Any], name: str, taken: _Lesson | _Purchases) -> None:
+    def _add(self, known: dict[str, Any], name: str, taken: _Lesson | _Past) -> None:
         """Keep what was taken by its id, once; should two of an id differ, which one came first must not matter."""
         before = known.get(name)
         if before is None:
@@ -416,18 +417,18 @@ class Trainer:
                 return
         if sum(len(self._summaries[t_day]) for t_day in past) < SUMMARIES_MIN:
             return
-        purchases = [taken for _, taken in sorted(item for t_day in past for item in self._summaries[t_day].items())]
+        known = [seen for _, seen in sorted(item for t_day in past for item in self._summaries[t_day].items())]
         from worker.recall.lifetime.fit import fit  # noqa: PLC0415 - SciPy, which workers without a trainer never load
 
         try:
-            lifetime = fit([taken[:3] for taken in purchases], day)
+            lifetime = fit([seen.summary for seen in known], day)
         except ValueError:
             self.counts["not fitted"] += 1
             return
         if self._lifetime is None:
             self._summaries_from = min(past)
         self._lifetime = lifetime
-        scored = [taken.rfm for taken in purchases if taken.rfm is not None]
+        scored = [seen.rfm for seen in known if seen.rfm is not None]
         if len(scored) >= SUMMARIES_MIN:
             found = quintiles(f"quintiles-{self._days.date(day)}", scored)
             self._cut_points = found or self._cut_points
@@ -498,12 +499,13 @@ class Trainer:
 
 
 def _lifetime_json(lifetime: Lifetime, days: Days) -> dict[str, Any]:
-    purchases, spend = lifetime.purchases, lifetime.spend
+    purchases, activity, spend = lifetime.purchases, lifetime.activity, lifetime.spend
     return {
         "r": purchases.r,
         "alpha": purchases.alpha,
         "a": purchases.a,
         "b": purchases.b,
+        "activity": {"r": activity.r, "alpha": activity.alpha, "a": activity.a, "b": activity.b},
         "p": spend and spend.p,
         "q": spend and spend.q,
         "v": spend and spend.v,
