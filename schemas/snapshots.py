@@ -54,6 +54,7 @@ class Snapshot(Closed):
         description="The learner's parameters and what it needs to learn on; null before the first example."
     )
     learner_share: Probability = Field(description="Share of the learner in the logit; the rest is BG/NBD's.")
+    share: dict[str, JsonValue] = Field(description="What past predictions say of the learner's share.")
     lifetime: LifetimeParameters | None = Field(description="What is known of purchases and their value.")
     summaries_from: date | None = Field(
         default=None,

@@ -27,6 +27,7 @@ class Predicted(Closed):
 
     version: Count = Field(description="Version of the snapshot.")
     model: Probability = Field(description="The model's, on which is acted.")
+    learner: Probability | None = Field(description="The learner's alone; null where it had no share in the model.")
     bgnbd: Probability | None = Field(
         description="BG/NBD's alone, of orders and activity; null where it was not fitted."
     )

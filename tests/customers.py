@@ -26,6 +26,7 @@ from worker.recall.risk.baselines import Baselines
 from worker.recall.risk.features import NAMES, SCHEMA_HASH
 from worker.recall.risk.model import RiverModel
 from worker.recall.risk.scorer import Scorer
+from worker.recall.risk.share import Share
 from worker.recall.shop import Shop
 from worker.recall.step import Customers
 from worker.recall.value import rfm_of
@@ -80,6 +81,7 @@ def snapshot(version=7, **changes) -> Snapshot:
         "schema_hash": SCHEMA_HASH,
         "model": learner.to_json(),
         "learner_share": 0.5,
+        "share": Share().to_json(),
         "lifetime": {
             "r": 0.6,
             "alpha": 30.0,

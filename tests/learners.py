@@ -10,6 +10,7 @@ from worker.recall.lifetime.history import History, Rhythms
 from worker.recall.risk.baselines import Baselines
 from worker.recall.risk.features import NAMES, SCALE, SCHEMA_HASH
 from worker.recall.risk.model import RiverModel
+from worker.recall.risk.share import Share
 from worker.recall.risk.vectorised import VectorisedModel
 
 MODELS = [RiverModel, VectorisedModel]
@@ -71,6 +72,7 @@ def snapshot_of(learner, **changes):
         "schema_hash": SCHEMA_HASH,
         "model": None if learner is None else learner.to_json(),
         "learner_share": 0.0 if learner is None else 0.5,
+        "share": Share().to_json(),
         "lifetime": LIFETIME,
         "baselines": baselines.to_json(),
         "alert_above": None,

@@ -17,7 +17,7 @@ from schemas.values import rfc3339
 from worker import demo, settings
 from worker.recall.days import DAY_MS, HOUR_MS, SETTLE_MS
 from worker.recall.holdout import CONTROL, Holdout
-from worker.recall.risk.trainer import LEARNER_SHARE
+from worker.recall.risk.share import PRIOR
 from worker.replay import Replay, by_topic, tick
 from worker.simulate import CURRENCY, TIMEZONE, simulate
 from worker.sources import open_source
@@ -218,7 +218,7 @@ def test_one_partition_learns_what_sixteen_do_bit_for_bit():
     )
     assert one == sixteen
     last = json.loads(one[-1][1])
-    assert (last["horizon_days"], last["learner_share"]) == (30, LEARNER_SHARE)
+    assert (last["horizon_days"], last["learner_share"]) == (30, PRIOR)
     assert last["lifetime"]["histories"] >= 200
 
 

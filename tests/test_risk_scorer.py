@@ -108,7 +108,14 @@ def test_predictions_have_what_simpler_rules_say_beside_the_score():
     snapshot = snapshot_of(LEARNER)
     baselines = Baselines.from_json(snapshot.baselines)
     told = Scorer(snapshot).predictions(thousandths(customer()), Rhythms(History(2, 40, 43), History(8, 42, 43)))
+    assert told.learner == pytest.approx(LEARNER.predict(customer()), abs=6e-7)
     assert (told.recency, told.constant) == (baselines.recency(3), baselines.constant())
+
+
+def test_the_learner_says_nothing_where_it_has_no_share():
+    told = Scorer(snapshot_of(LEARNER, learner_share=0.0)).predictions(thousandths(customer()), REGULAR)
+    assert told.learner is None
+    assert told.model == pytest.approx(told.bgnbd, abs=6e-7)
 
 
 def test_carries_what_travels_with_the_snapshot():

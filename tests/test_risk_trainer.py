@@ -18,7 +18,8 @@ from worker.recall.risk.baselines import Baselines
 from worker.recall.risk.features import NAMES, SCHEMA_HASH
 from worker.recall.risk.model import RiverModel
 from worker.recall.risk.scorer import Scorer, SnapshotError
-from worker.recall.risk.trainer import LEARNER_SHARE, LESSONS_AT_ONCE, REASONS, REFIT_DAYS, SUMMARIES_MIN, Trainer
+from worker.recall.risk.share import PRIOR, Share
+from worker.recall.risk.trainer import LESSONS_AT_ONCE, REASONS, REFIT_DAYS, SUMMARIES_MIN, Trainer
 from worker.replay import Fed
 from worker.training import TrainerWork
 
@@ -73,8 +74,8 @@ def history(draw):
 
 
 def predicted(draw):
-    p = {name: round(draw.random(), 6) for name in ("model", "bgnbd", "recency", "constant")}
-    return {"version": 1, **p} | ({} if draw.random() < 0.7 else {"bgnbd": None})
+    p = {name: round(draw.random(), 6) for name in ("model", "learner", "bgnbd", "recency", "constant")}
+    return {"version": 1, **p} | draw.choice(({}, {}, {"bgnbd": None}, {"learner": None}))
 
 
 def summary(t, user, draw=None, /, **changes):
@@ -361,7 +362,21 @@ def test_first_there_is_nothing_then_histories_are_the_prior_then_the_learner_ha
     assert not closing(learner, first + 2), "nothing has changed"
     many = [example(FIRST_T + 4, user, weight=1.0) for user in range(LABELS_MIN)]
     (blend,) = closing(learner, first + 4, many)
-    assert (blend.learner_share, blend.learned) == (LEARNER_SHARE, LABELS_MIN + 1)
+    assert (blend.learner_share, blend.learned) == (PRIOR, LABELS_MIN + 1)
+
+
+def test_what_was_predicted_and_came_moves_the_learners_share():
+    learner, day = trainer(partitions=1), labels.label_day(FIRST_T, HORIZON, DAYS)
+    said = {"version": 1, "model": 0.5, "learner": 0.2, "bgnbd": 0.9, "recency": 0.5, "constant": 0.5}
+    known = [example(FIRST_T, user, weight=2.0, y=0, predicted=said) for user in range(LABELS_MIN)]
+    silent = [example(FIRST_T, user, weight=2.0, y=0, predicted=said | {"learner": None}) for user in range(99, 200)]
+    fits = [summary(day, user) for user in range(SUMMARIES_MIN)]
+    (snapshot,) = closing(learner, day, [*known, *silent, *fits])
+    expected = Share()
+    for _ in known:
+        expected.observe(day, y=0, weight=2.0, learner=0.2, rhythm=0.9)
+    assert snapshot.share == expected.to_json()
+    assert snapshot.learner_share == expected.value(day) > PRIOR
 
 
 def test_labels_without_histories_leave_the_learner_alone():
@@ -449,6 +464,7 @@ def test_after_a_change_of_features_the_learner_begins_anew_and_the_rest_goes_on
     (next_one,) = closing(restarted, DAYS.number(snapshot.created_label_day) + 1)
     assert (next_one.version, next_one.schema_hash) == (snapshot.version + 1, SCHEMA_HASH)
     assert (next_one.learned, next_one.model, next_one.learner_share) == (0, None, 0.0)
+    assert next_one.share == Share().to_json() != snapshot.share
     assert (next_one.lifetime, next_one.baselines) == (snapshot.lifetime, snapshot.baselines)
     assert next_one.metrics == snapshot.metrics
     Scorer(next_one)
@@ -459,6 +475,7 @@ def test_what_cannot_be_read_begins_anew_and_is_said():
     for changes, measures, said in (
         ({"model": {"kind": "forest"}}, sums, "the learner begins anew: "),
         ({"baselines": {"kind": "other"}}, sums, "the baselines begin anew: "),
+        ({"share": {"losses": [1.0]}}, sums, "the learner's share begins anew: "),
         ({}, None, "the figures begin anew: "),
         ({}, sums.model_copy(update={"version": 1}), "the figures begin anew: "),
         ({"lifetime": snapshot.lifetime.model_copy(update={"p": 1.0, "q": None})}, sums, "lifetimes are fitted anew: "),

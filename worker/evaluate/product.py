@@ -51,20 +51,23 @@ def predict(examples: Examples, horizon_days: int, learner: Learner, timezone: s
     y = examples.labels(horizon_days)
     ahead = next(release, None)
     predicted = Predicted(*(np.full(len(y), np.nan) for _ in range(3)))
+    said: dict[int, dict[str, Any]] = {}
     for t, week in examples.weeks():
         while ahead is not None and due[ahead] <= t:
-            training.example(examples, ahead, int(y[ahead]))
+            training.example(examples, ahead, int(y[ahead]), said.get(ahead))
             ahead = next(release, None)
         training.summaries(examples.summaries.get(t, []), examples.first_day + t)
         snapshot = training.close(examples.first_day + t)
         if snapshot is None or snapshot.learned < LABELS_MIN:
             continue
         scorer = Scorer(snapshot)
-        alone = Scorer(snapshot.model_copy(update={"learner_share": 1.0}))
         for i in week:
             seen, rhythms = examples.seen[i].tolist(), examples.histories[i]
-            predicted.model[i] = scorer.score(seen, rhythms)
-            predicted.learner[i] = alone.score(seen, rhythms)
+            told = scorer.predictions(seen, rhythms)
+            said[i] = {"version": snapshot.version, **told._asdict()}
+            predicted.model[i] = told.model
+            if told.learner is not None:
+                predicted.learner[i] = told.learner
             if scorer.lifetime is not None:
                 predicted.bgnbd[i] = scorer.lifetime.purchases.no_order(rhythms.orders, horizon_days)
     return predicted
@@ -87,7 +90,7 @@ class _Training:
         self._offset = 0
         self._snapshot: Snapshot | None = None
 
-    def example(self, examples: Examples, i: int, y: int) -> None:
+    def example(self, examples: Examples, i: int, y: int, said: dict[str, Any] | None) -> None:
         t_day = examples.first_day + int(examples.t[i])
         self._write(
             {
@@ -105,7 +108,7 @@ class _Training:
                 "schema_hash": SCHEMA_HASH,
                 "history": examples.histories[i].orders._asdict(),
                 "active": examples.histories[i].active._asdict(),
-                "predicted": None,  # measured here, not by the trainer
+                "predicted": said,
                 "lead_days": None,
             }
         )

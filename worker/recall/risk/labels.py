@@ -23,7 +23,7 @@ NONE: Final = -1
 _MILLION: Final = 1_000_000
 _MARK: Final = bytes.fromhex(SCHEMA_HASH)[:4]
 _SIGHTING: Final = struct.Struct(f"<4sB?7i{len(NAMES)}h")
-_FORECAST: Final = struct.Struct("<HI4i")
+_FORECAST: Final = struct.Struct("<HI5i")
 
 
 def due(t_day: int, horizon_days: int, days: Days, lateness_ms: int = LATENESS_MS) -> int:
@@ -99,9 +99,13 @@ def unpack(packed: bytes) -> Sighting | None:
     _, tier, holdout, *told = _SIGHTING.unpack_from(packed)
     lead_days, features = told[6], told[7:]
     forecasts = {}
-    for horizon_days, version, model, bgnbd, recency, constant in _FORECAST.iter_unpack(packed[size:]):
+    for horizon_days, version, model, learner, bgnbd, recency, constant in _FORECAST.iter_unpack(packed[size:]):
         predictions = Predictions(
-            model / _MILLION, None if bgnbd == NONE else bgnbd / _MILLION, recency / _MILLION, constant / _MILLION
+            model / _MILLION,
+            None if learner == NONE else learner / _MILLION,
+            None if bgnbd == NONE else bgnbd / _MILLION,
+            recency / _MILLION,
+            constant / _MILLION,
         )
         forecasts[horizon_days] = Forecast(version, predictions)
     rhythms = Rhythms(History(*told[:3]), History(*told[3:6]))

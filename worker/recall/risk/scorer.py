@@ -1,7 +1,7 @@
 """What workers score with: a snapshot as plain formulas.
 
-The logit is learner_share parts the learner's and the rest BG/NBD's, that of P(no order within the horizon): a fixed
-mean of logits once there are labels enough, BG/NBD alone before. The learner's is a sum of products over features as
+The logit is learner_share parts the learner's and the rest BG/NBD's, that of P(no order within the horizon): a mean of
+logits once there are labels enough, BG/NBD alone before. The learner's is a sum of products over features as
 they lie in a row, whole thousandths, and equals what the learner itself predicts.
 """
 
@@ -42,6 +42,8 @@ class Predictions(NamedTuple):
 
     model: float
     """What is acted on."""
+    learner: float | None
+    """Alone; None where it has no share."""
     bgnbd: float | None
     """None where it has not been fitted."""
     recency: float
@@ -101,10 +103,10 @@ class Scorer:
         self.alert_above = snapshot.alert_above
         self.means = [0.0] * len(NAMES) if learner is None else [mean * SCALE for mean in learner.means]
         """Of the customers learned from, by feature, in thousandths; 0 before the first."""
-        share = snapshot.learner_share
+        self._share = share = snapshot.learner_share
         self._rhythm_share = 1 - share
         self._constant, self._by_recency = baselines.constant(), baselines.by_recency()
-        self._usual = _log_odds(self._constant)
+        self._usual = log_odds(self._constant)
         self._slopes = [0.0] * len(NAMES) if learner is None else [share * slope for slope in _slopes(learner)]
         learned = 0.0 if learner is None else share * learner.average_intercept
         self._offset: float = learned - sum(map(mul, self._slopes, self.means))
@@ -113,18 +115,19 @@ class Scorer:
 
     def logit(self, seen: Sequence[int], rhythms: Rhythms) -> float:
         """Return the log odds of no order within the horizon; `seen` are features in thousandths."""
-        return self._logit(seen, self._no_order(rhythms))
+        return self._blend(self._learned(seen), self._no_order(rhythms))
 
     def score(self, seen: Sequence[int], rhythms: Rhythms) -> float:
         """Return the probability of no order within the horizon, rounded to 6 decimals."""
-        return _probability(self._logit(seen, self._no_order(rhythms)))
+        return _probability(self.logit(seen, rhythms))
 
     def predictions(self, seen: Sequence[int], rhythms: Rhythms) -> Predictions:
         """Return the score, and what simpler ways would have said."""
-        no_order = self._no_order(rhythms)
+        learned, no_order = self._learned(seen), self._no_order(rhythms)
         days_since_order = rhythms.orders.age_days - rhythms.orders.recency_days
         return Predictions(
-            model=_probability(self._logit(seen, no_order)),
+            model=_probability(self._blend(learned, no_order)),
+            learner=_probability(learned / self._share) if self._share else None,
             bgnbd=None if no_order is None else round(no_order, _DIGITS),
             recency=self._by_recency[min(days_since_order, len(self._by_recency) - 1)],
             constant=self._constant,
@@ -140,16 +143,20 @@ class Scorer:
             for name, slope, value, mean in zip(NAMES, self._slopes, seen, self.means, strict=True)
         ]
         no_order = self._no_order(rhythms)
-        apart = 0.0 if no_order is None else _log_odds(no_order) - self._usual
+        apart = 0.0 if no_order is None else log_odds(no_order) - self._usual
         told.append((RHYTHM, self._rhythm_share * apart))
         return told
 
     def _no_order(self, rhythms: Rhythms) -> float | None:
         return None if self.lifetime is None else self.lifetime.no_order(rhythms, self.horizon_days)
 
-    def _logit(self, seen: Sequence[int], no_order: float | None) -> float:
+    def _learned(self, seen: Sequence[int]) -> float:
+        """Return the learner's part of the logit."""
         learned: float = self._offset + sum(map(mul, self._slopes, seen))
-        return learned if no_order is None else learned + self._rhythm_share * _log_odds(no_order)
+        return learned
+
+    def _blend(self, learned: float, no_order: float | None) -> float:
+        return learned if no_order is None else learned + self._rhythm_share * log_odds(no_order)
 
 
 def _check_share(snapshot: Snapshot) -> None:
@@ -178,13 +185,13 @@ def cut_points_of(cut_points: CutPoints) -> rfm.CutPoints:
     )
 
 
-def _log_odds(p: float) -> float:
-    """Return the logit of a probability, not nearer to 0 or 1 than `BGNBD_CLIP`.
+def log_odds(p: float, nearest: float = BGNBD_CLIP) -> float:
+    """Return the logit of a probability, not nearer to 0 or 1 than `nearest`.
 
-    >>> _log_odds(0.5), _log_odds(0.0) == _log_odds(0.001)
+    >>> log_odds(0.5), log_odds(0.0) == log_odds(0.001)
     (0.0, True)
     """
-    clipped = min(1 - BGNBD_CLIP, max(BGNBD_CLIP, p))
+    clipped = min(1 - nearest, max(nearest, p))
     return log(clipped / (1 - clipped))
 
 

@@ -2,18 +2,18 @@
 
 There is one trainer for each horizon. A label day is learned as a whole, once every source partition has closed it: its
 examples by id, each once, and the days one after the other, however many close at the same time. What was predicted is
-measured first, then baselines and learner learn. Every four weeks BG/NBD, Gamma-Gamma and the population's quintiles
-are fitted to the summaries of the four weeks before; every week, until the first four weeks are full. So weights, fits
-and figures are a function of the set of records, however the partitions' lines were woven into one. Every few label
-days a snapshot goes out, with the adoptions that bring it into force.
+measured first, then the learner's share, baselines and learner learn. Every four weeks BG/NBD, Gamma-Gamma and the
+population's quintiles are fitted to the summaries of the four weeks before; every week, until the first four weeks are
+full. So weights, fits and figures are a function of the set of records, however the partitions' lines were woven into
+one. Every few label days a snapshot goes out, with the adoptions that bring it into force.
 
 A snapshot, and the sums behind its figures, are all that a restart needs: it says from which offset on the topic has to
 be read again, the lowest of all records that had not been learned from or are to be fitted to yet.
 
 A shop begins without a label. Nothing is predicted before BG/NBD can be fitted, which needs 200 histories and no label;
 then it alone is the prior, for the first labels are known a horizon later. From 500 of them on the learner has its
-share, or all where BG/NBD could not be fitted. Weights of the two that were learned too (stacking), and a calibration
-after them (Platt's), were measured on all data sets and were better on none than a fixed mean of logits.
+share (see `share`), or all where BG/NBD could not be fitted. Weights of the two that were learned freely (stacking),
+and a calibration after them (Platt's), were measured on all data sets and were better on none than a mean of logits.
 """
 
 from array import array
@@ -39,7 +39,8 @@ from worker.recall.risk.baselines import Baselines
 from worker.recall.risk.features import NAMES, SCHEMA_HASH
 from worker.recall.risk.metrics import Measures, Outcome
 from worker.recall.risk.model import AVERAGED_HORIZONS, Model, RiverModel
-from worker.recall.risk.scorer import Predictions, SnapshotError, check_schema, cut_points_of, read_lifetime
+from worker.recall.risk.scorer import SnapshotError, check_schema, cut_points_of, read_lifetime
+from worker.recall.risk.share import Share
 from worker.recall.risk.vectorised import VectorisedModel
 from worker.stream.processor import Output
 
@@ -51,8 +52,6 @@ EARLY_REFIT_DAYS: Final = 7
 """How often before they are of so many days: a shop's first fit is to histories of a few days."""
 SUMMARIES_MIN: Final = 200
 """So many histories are fitted to at least, and so many users' scores divided into quintiles."""
-LEARNER_SHARE: Final = 0.6
-"""Of the logit, once there are labels enough. On all data sets it is flat between .5 and .7."""
 LESSONS_AT_ONCE: Final = 500
 """Learned without a pause: about 70 ms of River's."""
 NONE_YET: Final = -1
@@ -96,12 +95,14 @@ class _Predicted(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
 
     version: _Count
     model: _Probability
+    learner: _Probability | None
     bgnbd: _Probability | None
     recency: _Probability
     constant: _Probability
 
-    def read(self) -> Predictions:
-        return Predictions(self.model, self.bgnbd, self.recency, self.constant)
+    def measured(self) -> tuple[float, float | None, float, float]:
+        """Return what `metrics.PREDICTORS` said."""
+        return self.model, self.bgnbd, self.recency, self.constant
 
 
 class _Values(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -157,6 +158,7 @@ _decode = msgspec.json.Decoder(_Example | _Summary | _DayClosed).decode
 
 class _Lesson(NamedTuple):
     outcome: Outcome
+    predicted: _Predicted | None
     days_since_order: int
     features: "array[float]"
     """As doubles: a third of what a list takes."""
@@ -208,7 +210,7 @@ class Trainer:
         self._publish_days = publish_days
         self._labels_min = labels_min
         self._model: Model = LEARNERS[learner]()
-        self._baselines, self._measures = Baselines(), Measures()
+        self._baselines, self._measures, self._share = Baselines(), Measures(), Share()
         self._lifetime: Lifetime | None = None
         self._cut_points: CutPoints | None = None
         began = None if snapshot is None else snapshot.summaries_from
@@ -241,14 +243,7 @@ class Trainer:
         self._version = max(self._version, snapshot.version)
         self._learned_day = self._published_day = self._days.number(snapshot.created_label_day)
         self._next_offset = snapshot.resume_offset
-        try:
-            check_schema(snapshot)
-            if snapshot.model is not None:
-                self._model = LEARNERS[learner].from_json(snapshot.model)
-            self._learned = snapshot.learned
-        except ValueError as error:
-            self.notes.append(f"the learner begins anew: {error}")
-            self._published_day, self._changed = NONE_YET, True  # for workers that refuse the last one
+        self._take_up_learner(snapshot, learner)
         if snapshot.lifetime is not None:
             try:
                 self._lifetime = read_lifetime(snapshot.lifetime)
@@ -267,6 +262,22 @@ class Trainer:
             self._measures = Measures.from_json(measures.sums)
         except ValueError as error:
             self.notes.append(f"the figures begin anew: snapshot {snapshot.version}: {error}")
+
+    def _take_up_learner(self, snapshot: Snapshot, learner: str) -> None:
+        """Take up the learner, and its share: what is known of that is of this learner."""
+        try:
+            check_schema(snapshot)
+            if snapshot.model is not None:
+                self._model = LEARNERS[learner].from_json(snapshot.model)
+            self._learned = snapshot.learned
+        except ValueError as error:
+            self.notes.append(f"the learner begins anew: {error}")
+            self._published_day, self._changed = NONE_YET, True  # for workers that refuse the last one
+            return
+        try:
+            self._share = Share.from_json(snapshot.share)
+        except ValueError as error:
+            self.notes.append(f"the learner's share begins anew: snapshot {snapshot.version}: {error}")
 
     @property
     def version(self) -> int:
@@ -311,12 +322,17 @@ class Trainer:
         outcome = Outcome(
             example.y,
             example.weight,
-            None if predicted is None else predicted.read(),
+            None if predicted is None else predicted.measured(),
             example.tier,
             example.holdout,
             example.lead_days,
         )
-        lesson = _Lesson(outcome, history.age_days - history.recency_days, array("d", example.features))
+        lesson = _Lesson(
+            outcome,
+            predicted,
+            history.age_days - history.recency_days,
+            array("d", example.features),
+        )
         self._add(self._lessons.setdefault(label_day, {}), example.id, lesson)
         self._first_offsets.setdefault(label_day, offset)
 
@@ -386,9 +402,11 @@ class Trainer:
         if not lessons:
             return
         self._measures.take(label_day, [lesson.outcome for lesson in lessons])
-        for n, (outcome, days_since_order, features) in enumerate(lessons):
+        for n, (outcome, said, days_since_order, features) in enumerate(lessons):
             if n % LESSONS_AT_ONCE == 0:
                 yield
+            if said is not None and said.learner is not None and said.bgnbd is not None:
+                self._share.observe(label_day, outcome.y, outcome.weight, said.learner, said.bgnbd)
             self._baselines.learn(days_since_order, outcome.y, outcome.weight)
             self._model.learn(features, outcome.y, outcome.weight)
         reach_days = AVERAGED_HORIZONS * self.horizon_days if self._learned >= self._labels_min else 0.0
@@ -443,14 +461,14 @@ class Trainer:
         for other in [other for other in self._summaries if other <= fitted_to]:
             del self._summaries[other], self._summary_offsets[other]
 
-    def _share(self) -> float | None:
+    def _learner_share(self, day: int) -> float | None:
         """Return the learner's share of the logit; None while nothing can be said."""
         if self._learned < self._labels_min:
             return None if self._lifetime is None else 0.0
-        return 1.0 if self._lifetime is None else LEARNER_SHARE
+        return 1.0 if self._lifetime is None else self._share.value(day)
 
     def _is_due(self, day: int) -> bool:
-        if not self._changed or self._share() is None:
+        if not self._changed or self._learner_share(day) is None:
             return False
         return self._published_day == NONE_YET or day >= self._published_day + self._publish_days
 
@@ -472,7 +490,8 @@ class Trainer:
             "horizon_days": self.horizon_days,
             "schema_hash": SCHEMA_HASH,
             "model": self._model.to_json() if self._learned else None,
-            "learner_share": self._share(),
+            "learner_share": self._learner_share(day),
+            "share": self._share.to_json(),
             "lifetime": self._lifetime and _lifetime_json(self._lifetime, self._days),
             "summaries_from": None if self._summaries_from == NONE_YET else self._days.date(self._summaries_from),
             "baselines": self._baselines.to_json(),
