@@ -56,7 +56,8 @@ class Value(Closed):
     top_category: str | None = Field(description="Category looked at and bought most; null where none is known.")
     ltv: Ltv | None = Field(None, description="Expected margin; null until the models of purchases are fitted.")
     alive: Probability | None = Field(
-        None, description="Probability that the user has not left for good, by BG/NBD; null as ltv."
+        None,
+        description="Probability that the user has not left for good, by BG/NBD of days with activity; null as ltv.",
     )
     currency: CurrencyCode = Field(description="ISO 4217 code.")
 

@@ -27,5 +27,6 @@ class TierChange(Closed):
     cut_points: str = Field(description="Version of the RFM cut points.")
     ltv: Ltv | None = Field(None, description="Expected margin; null until the models of purchases are fitted.")
     alive: Probability | None = Field(
-        None, description="Probability that the user has not left for good, by BG/NBD; null as ltv."
+        None,
+        description="Probability that the user has not left for good, by BG/NBD of days with activity; null as ltv.",
     )
