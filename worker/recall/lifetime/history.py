@@ -47,12 +47,12 @@ def rhythms(profile: Profile, t_day: int, days: Days) -> Rhythms | None:
     the row keeps gaps and not days; where all came too late, the first stands for them, as it does for activity of
     which all came too late.
     """
-    _, ordered = profile.open_days_before(t_day)
+    active, ordered = profile.open_days_before(t_day)
     orders = _history(profile.account.order_gaps, ordered, t_day)
     first_order_at = profile.account.first_order_at
     if orders is None and 0 < first_order_at < days.start(t_day):
         orders = History(0, 0, t_day - days.of(first_order_at))
-    return None if orders is None else Rhythms(orders, activity(profile, t_day) or orders)
+    return None if orders is None else Rhythms(orders, _history(profile.active_gaps, active, t_day) or orders)
 
 
 def activity(profile: Profile, t_day: int) -> History | None:
@@ -61,13 +61,18 @@ def activity(profile: Profile, t_day: int) -> History | None:
     return _history(profile.active_gaps, active, t_day)
 
 
-def _history(closed: Gaps, open_days: list[int], t_day: int) -> History | None:
-    """Return what the gaps and the days that they have yet to take tell.
+def _history(gaps: Gaps, open_days: list[int], t_day: int) -> History | None:
+    """Return what closed days' gaps and open days, which are later, tell.
 
     Where the row has closed later days already, it is as of the day after the last of them.
     """
-    gaps = closed.with_days(open_days)
-    if not gaps.last_day:
+    repeats = gaps.n + len(open_days)
+    if gaps.last_day:
+        first = gaps.last_day - round(gaps.mean * gaps.n)
+    elif open_days:
+        first = open_days[0]
+        repeats -= 1
+    else:
         return None
-    recency = round(gaps.mean * gaps.n)
-    return History(gaps.n, recency, max(t_day, gaps.last_day + 1) - gaps.last_day + recency)
+    last = open_days[-1] if open_days else gaps.last_day
+    return History(repeats, last - first, max(t_day, last + 1) - first)
