@@ -149,7 +149,7 @@ def test_few_customers_of_one_kind_are_shown_too(show):
     assert row(told, "AUC  ") == ["-", "-", "-"]
     assert "the learner alone predicts" in told
     assert "not yet: too few predictions" in told
-    assert "not known: no one lapsed after an alert" in told
+    assert "not known: told of the horizon that is acted on alone" in told
 
 
 @pytest.mark.parametrize(

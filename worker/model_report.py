@@ -190,7 +190,7 @@ def _alert(snapshot: Mapping[str, Any]) -> str:
 
 def _lead(lead: Mapping[str, int] | None) -> str:
     if lead is None:
-        return "not known: no one lapsed after an alert"
+        return "not known: told of the horizon that is acted on alone,\nonce someone lapses after an alert"
     return (
         f"from the first alert to the lapse {_some(lead['median'], 'day')} (median),\n"
         f"half of them {lead['lower']} to {lead['upper']}; of {_some(lead['n'], 'lapse')}"
