@@ -436,7 +436,7 @@ class Trainer:
         if sum(len(self._summaries[t_day]) for t_day in past) < SUMMARIES_MIN:
             return
         known = [seen for _, seen in sorted(item for t_day in past for item in self._summaries[t_day].items())]
-        from worker.recall.lifetime.fit import fit  # noqa: PLC0415 - SciPy, which workers without a trainer never load
+        from worker.recall.lifetime.fit import fit  # noqa: PLC0415 - workers without a trainer do not load the optimiser
 
         try:
             lifetime = fit([seen.summary for seen in known], day)
