@@ -240,7 +240,7 @@ class Customers:
             ),
             Count(f"tier.{transition.origin.label}>{transition.target.label}"),
         ]
-        self._score(state, shared, context.clock)
+        self._scored(state, shared, context.clock)
         if episodes.opens(state, transition):
             holdout = self._in_force(shared).holdout
             day = self._days.of(transition.at)
@@ -459,15 +459,18 @@ class Customers:
         }
         return Output(TRAINING, None, orjson.dumps(example), partition=0)
 
-    def _score(self, state: Profile, shared: Shared, at: int) -> None:
+    def _scored(self, state: Profile, shared: Shared, at: int) -> tuple[Scorer, list[int], Rhythms] | None:
+        """Score anew by the horizon that is acted on; return what scored, and of what. None where there is no score."""
         scorer = self._scorer(shared, self.shop.horizon_days)
         if scorer is None or state.account.profiling_opted_out:
-            return
+            return None
         today = self._days.of(at)
         told = rhythms(state, today, self._days)
-        if told is not None:
-            seen = features.compute(state, today, self._days)
-            _keep_risk(state, scorer, scorer.score(seen, told), at)
+        if told is None:
+            return None
+        seen = features.compute(state, today, self._days)
+        _keep_risk(state, scorer, scorer.score(seen, told), at)
+        return scorer, seen, told
 
     # -- decisions -----------------------------------------------------------------------------------------------------
 
@@ -552,13 +555,10 @@ class Customers:
 
     def _risk(self, state: Profile, shared: Shared, at: int) -> dict[str, Any] | None:
         """Score anew, and say what moved the score."""
-        today = self._days.of(at)
-        model = self._scorer(shared, self.shop.horizon_days)
-        told = rhythms(state, today, self._days)
-        if model is None or told is None:
+        scored = self._scored(state, shared, at)
+        if scored is None:
             return None
-        seen = features.compute(state, today, self._days)
-        _keep_risk(state, model, model.score(seen, told), at)
+        model, seen, told = scored
         return {
             "probability": state.account.risk,
             "horizon_days": model.horizon_days,
