@@ -10,6 +10,7 @@ from scipy.integrate import quad
 from scipy.stats import beta
 from test_risk_features import DAYS, FIRST_DAY, at_of, build, events, new_row, put
 
+from worker.recall.lifetime import bgnbd
 from worker.recall.lifetime.bgnbd import BgNbd
 from worker.recall.lifetime.fit import LOG_MAX, TIME_UNIT
 from worker.recall.lifetime.history import History, Rhythms, activity, rhythms
@@ -136,6 +137,8 @@ logarithms = st.floats(-LOG_MAX, LOG_MAX).map(math.exp)
 @example(BgNbd(0.5, 0.3, 148.0, 2.8), History(0, 0, 1))
 @example(BgNbd(147.0, 0.3, 148.0, 0.01), History(0, 0, 1))
 @example(BgNbd(0.01, 4400.0, 0.01, 148.0), History(7000, 7000, 7001))
+@example(BgNbd(math.exp(5.0), 30.0, math.exp(5.0), math.exp(4.0)), History(0, 0, 0))
+@example(BgNbd(math.exp(-5.0), 0.3, math.exp(-5.0), math.exp(3.0)), History(0, 0, 0))
 def test_whatever_was_fitted_tells_what_a_user_is_worth(purchases, known):
     for days in (90, 365):
         told = worth(Lifetime(purchases, ACTIVITY, CDNOW.spend, 0, 1), known, known.repeats + 1, 2000.0, 0.35, days)
@@ -265,3 +268,14 @@ def test_who_gave_everything_back_is_expected_to_bring_little_but_never_less_tha
     known = History(3, 60, 80)
     assert 0 < worth(CDNOW, known, 4, -300.0, 0.5, 90).margin < worth(CDNOW, known, 4, 100.0, 0.5, 90).margin
     assert worth(Lifetime(CDNOW.purchases, ACTIVITY, None, 0, 1), known, 4, -300.0, 0.5, 90) == (0, 0)
+
+
+@given(parameters, histories(), st.integers(1, 365))
+def test_moments_over_quantiles_of_leaving_are_those_of_the_series(purchases, known, days):
+    """What stands in for the series where it is no number, where it is one."""
+    series = purchases.orders(known, days)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bgnbd, "hyp2f1", lambda *_: math.nan)
+        stand_in = purchases.orders(known, days)
+    assert stand_in.mean == pytest.approx(series.mean, rel=0.02, abs=1e-6)
+    assert stand_in.variance == pytest.approx(series.variance, rel=0.05, abs=1e-6)

@@ -12,15 +12,22 @@ from math import exp, isfinite, log
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
-from scipy.special import hyp2f1
+import numpy as np
+from scipy.special import betaincinv, hyp2f1
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from worker.recall.lifetime.history import History
 
 _LOG_MAX: Final = 700.0
 """The exponential of more is no float."""
 _POLE: Final = 1e-5
 """The moments are smooth in `a`, their formulas are not at 1 and 2: so near, this far off is taken."""
+
+_QUANTILES: Final = (np.arange(256) + 0.5) / 256
+_P_MIN: Final = 1e-9
+_SELDOM: Final = 1e-4
 
 
 class Orders(NamedTuple):
@@ -35,7 +42,7 @@ class BgNbd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     >>> cdnow = BgNbd(0.243, 4.414 * 7, 0.793, 2.426)
     >>> from worker.recall.lifetime.history import History
-    >>> round(cdnow.expected_orders(History(2, 213, 272), 273), 3)  # p. 280: 1.226
+    >>> round(cdnow.orders(History(2, 213, 272), 273).mean, 3)  # p. 280: 1.226
     1.226
     """
 
@@ -77,17 +84,14 @@ class BgNbd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         now = self.alpha + history.age_days
         return math.pow(now / (now + days), self.r + history.repeats)
 
-    def expected_orders(self, history: History, days: int) -> float:
-        """Return how many days with an order are expected within the days to come: formula 10 of the paper."""
-        return self.orders(history, days).mean
-
     def orders(self, history: History, days: int) -> Orders:
-        """Return mean and variance of the number of days with an order within the days to come.
+        """Return mean (formula 10 of the paper) and variance of the days with an order within the days to come.
 
         Given rate and p, a user who is alive is expected to order (1 - exp(-rate p H)) / p times, and the second
         factorial moment is 2 (1 - p) / p^2 (1 - exp(-rate p H) (1 + rate p H)). Over the Gamma of the rate and the
         Beta(a, b + x) of p these are hypergeometric functions of -H / (alpha + T), here in Pfaff's form (Abramowitz
-        and Stegun, 15.3.4), which has no great terms to cancel.
+        and Stegun, 15.3.4), which has no great terms to cancel. Where SciPy has no number for one of them, as it may at
+        the edge of what can be fitted, both are taken over quantiles of p.
         """
         if days <= 0:
             return Orders(0.0, 0.0)
@@ -107,6 +111,8 @@ class BgNbd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         whole = 1 - _pfaff(c - 1 - s, a - 2, c - 1, z)
         part = beta / (a - 1) * s * tau * _pfaff(c - 1 - s, a - 1, c, z)
         factorial = 2 * (second * whole - part)
+        if not (isfinite(mean) and isfinite(factorial)):
+            mean, factorial = _over_quantiles(s, tau, betaincinv(self.a, self.b + history.repeats, _QUANTILES))
         mean *= alive
         return Orders(mean, max(0.0, alive * factorial + mean - mean * mean))
 
@@ -122,4 +128,16 @@ def _pfaff(a: float, b: float, c: float, z: float) -> float:
     """
     if a + b > c:
         a, b = c - b, c - a
-    return float((1 - z) ** b * hyp2f1(a, b, c, z))
+    return math.pow(1 - z, b) * float(hyp2f1(a, b, c, z))
+
+
+def _over_quantiles(s: float, tau: float, quantiles: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return mean and second factorial moment of the orders of a user who is alive, over equally likely values of p."""
+    p = np.maximum(quantiles, _P_MIN)
+    u = p * tau
+    logs = s * np.log1p(u)
+    mean = -np.expm1(-logs) / p
+    # Of a small rate the terms cancel; what is left then is the limit.
+    seldom = s * (s + 1) * tau**2 * (1 - p)
+    often = 2 * (1 - p) / p**2 * (1 - np.exp(-logs) * (1 + s * u / (1 + u)))
+    return float(mean.mean()), float(np.where(s * u < _SELDOM, seldom, often).mean())
