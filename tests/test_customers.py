@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.values import rfc3339
 from worker.recall.days import DAY_MS, HOUR_MS
-from worker.recall.holdout import CONTROL, Holdout
+from worker.recall.policy.holdout import CONTROL, Holdout
 from worker.recall.profile import Profile
 from worker.recall.risk.scorer import Scorer
 from worker.stream.processor import NEVER

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from worker.recall.days import DAY_MS, SETTLE_MS, Days
-from worker.recall.holdout import Holdout
+from worker.recall.policy.budget import Budget
+from worker.recall.policy.holdout import Holdout
 from worker.recall.money import Currency
 from worker.recall.rfm import CutPoints
 from worker.recall.tiers import TierRules
@@ -94,3 +95,15 @@ class Shared(msgspec.Struct, array_like=True, frozen=True):
     day_due: int = 0
     """When the current day closes."""
     sources: dict[str, Source] = {}
+    budgets: dict[str, Budget] = {}
+    """By id, what was granted to this partition."""
+    subsidised: dict[int, tuple[int, int]] = {}
+    """By week, the commands that were sent, and those of them with a price incentive."""
+    human: tuple[int, int] = (0, 0)
+    """A day, and how many touches by people it has used."""
+    unheard: int = 0
+    """Touches in a row that came to their time without any feedback."""
+    approved: dict[str, int] = {}
+    """By play, until when it may be played; 0 for always."""
+    canary: tuple[str, float] | None = None
+    """A playbook that is in force for a share of the users, and the share."""

@@ -9,7 +9,7 @@ import orjson
 from msgspec.structs import replace
 
 from schemas.topics import TRAINING
-from worker.recall import commands, eligibility, episodes, intake, tiers, value
+from worker.recall import commands, intake, tiers, value
 from worker.recall.bodies import (
     Activity,
     AdoptPlaybook,
@@ -26,7 +26,8 @@ from worker.recall.bodies import (
 )
 from worker.recall.days import DAY_MS, HOUR_MS, LATENESS_MS
 from worker.recall.events import parse
-from worker.recall.holdout import CONTROL, uniform
+from worker.recall.policy import eligibility, episodes
+from worker.recall.policy.holdout import CONTROL, uniform
 from worker.recall.lifetime.history import Rhythms, rhythms
 from worker.recall.profile import VERSION, Contact, Profile
 from worker.recall.risk import explain, features, labels

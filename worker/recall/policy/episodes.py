@@ -12,7 +12,7 @@ from worker.stream.processor import Count, Effect
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from worker.recall.holdout import Holdout
+    from worker.recall.policy.holdout import Holdout
     from worker.recall.playbook import Play, Playbook
     from worker.recall.shop import Shop
 
