@@ -103,5 +103,10 @@ class _Contact(NamedTuple):
 
 
 def _contacts(book: Playbook) -> Iterator[_Contact]:
-    """Yield the contacts that cost money."""
-    raise NotImplementedError
+    """Yield the contacts that cost money; of one that costs nothing but what it gives away, the contact's nothing."""
+    for play in book.plays:
+        for channel in play.rungs:
+            own = play.cost.contact
+            cost = micros(book.channels.cost[channel] if own is None else own)
+            if cost or (play.incentive is not None and channel == play.rungs[-1]):
+                yield _Contact(cost, play.name, channel, play.budget)

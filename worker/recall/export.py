@@ -90,7 +90,9 @@ class _Form:
             "pending": {str(horizon): [*map(self._date, days)] for horizon, days in account.pending.items()},
             "contacts": [self._contact(contact) for contact in account.contacts],
             "unreachable": {channel: rfc3339(since) for channel, since in account.unreachable.items()},
-            "unsettled": {budget: micros_text(amount) for budget, amount in account.unsettled.items()},
+            "unsettled": {
+                budget: [micros_text(amount) for amount in amounts] for budget, amounts in account.unsettled.items()
+            },
             "displaced_orders": account.displaced.hex(),
         }
 
@@ -144,7 +146,6 @@ class _Form:
     def _contact(self, contact: Contact) -> dict[str, Any]:
         return self.named(contact) | {
             "heard": [status for bit, status in enumerate(STATUSES) if contact.heard >> bit & 1],
-            "contact_micros": micros_text(contact.contact_micros),
         }
 
     def _open_day(self, day: int, open_day: OpenDay) -> dict[str, Any]:
