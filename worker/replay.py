@@ -118,12 +118,25 @@ class Replay:
         self._read_on(cursors)
         if not recorded:
             for midnight in midnights(self._earliest, self.customers.shop.days):
-                self._control(tick(midnight), midnight)
-                self._read_on(cursors)
-                self._train()
+                self._close_day(midnight, cursors)
                 if not cursors and midnight > self._latest:
                     break
-            self._expect(CONTROL, more=False)
+        self.close()
+
+    def advance(self, midnight: int, records: Iterable[HistoryRecord]) -> None:
+        """Take what is recorded up to a midnight of the shop, and go there: for a history that answers to what comes out.
+
+        Midnights come one after the other, each with the records since the one before; `close` ends the history.
+        """
+        self._expect(CONTROL, more=True)
+        cursors = {topic: chunks for topic, chunks in by_topic(records).items() if topic in SOURCE_TOPICS}
+        for topic in sorted(cursors):
+            self._read(topic, cursors)
+        self._close_day(midnight, {})
+
+    def close(self) -> None:
+        """End the history: work off what is left."""
+        self._expect(CONTROL, more=False)
         self._work()
         held = {partition.held for partition in self.partitions if partition.held}
         if held:
@@ -145,6 +158,12 @@ class Replay:
                 return
             for topic in wanted:
                 self._read(topic, cursors)
+
+    def _close_day(self, midnight: int, cursors: dict[str, Chunks]) -> None:
+        """Bring all partitions to a midnight; then the trainers learn."""
+        self._control(tick(midnight), midnight)
+        self._read_on(cursors)
+        self._train()
 
     def _read(self, topic: str, cursors: dict[str, Chunks]) -> None:
         """Feed the next chunk of a topic to all partitions."""
