@@ -27,6 +27,7 @@ from worker.stream.exits import EXIT_REFUSED, EXIT_UNAVAILABLE, RefusedError, Un
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from worker.grants import Grant
     from worker.outputs import Form
     from worker.replay import Chunks
     from worker.settings import Settings
@@ -61,6 +62,13 @@ OutputFile = Annotated[
 ]
 
 
+GrantOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Money a day for a budget, from the first midnight on; may be given several times.",
+        metavar="BUDGET=AMOUNT[:LAMBDA]",
+    ),
+]
 AtOption = Annotated[
     datetime,
     typer.Option(
@@ -150,6 +158,7 @@ def replay(
     horizons_days: Annotated[
         str | None, typer.Option(help="Days that the risk looks ahead, separated by commas; the first is acted on.")
     ] = None,
+    grant: GrantOption = None,
 ) -> None:
     """Run the worker's own rules over a recorded history, without a broker.
 
@@ -171,7 +180,7 @@ def replay(
             "horizons_days": horizons_days,
         }
         config = settings.load(**{name: value for name, value in given.items() if value is not None})
-        _replay(config, files, source, out, form)
+        _replay(config, files, source, out, form, _grants(grant))
 
 
 @import_app.command("online-retail")
@@ -519,7 +528,15 @@ def _data_set(files: list[Path]) -> Source | None:
     return open_source(files[0])
 
 
-def _replay(config: Settings, files: list[Path], source: Source | None, out: Path | None, form: Form) -> None:
+def _grants(texts: list[str] | None) -> list[Grant]:
+    from worker.grants import Grant
+
+    return [Grant.of(text) for text in texts or ()]
+
+
+def _replay(
+    config: Settings, files: list[Path], source: Source | None, out: Path | None, form: Form, grants: list[Grant]
+) -> None:
     from worker.outputs import Files
     from worker.replay import Replay
     from worker.stream.process import calm_gc
@@ -538,7 +555,7 @@ def _replay(config: Settings, files: list[Path], source: Source | None, out: Pat
             if written is not None:
                 written.take(number, output)
 
-        run = Replay(config, emit, progress=lambda n: progress.advance(task, n))
+        run = Replay(config, emit, grants=grants, progress=lambda n: progress.advance(task, n))
         topics["orders"] = _watched(topics.get("orders", iter(())), tally)
         run.run(topics)
     if source is not None:

@@ -1,8 +1,8 @@
 """Runs the worker's own rules over a recorded history, without a broker.
 
 The history is split by key as the topics are, and merged as the worker merges a backlog. Where it has no control
-records, the replay writes what a worker fed with it would read: a tick at each midnight of the shop, and what the
-trainer says. All partitions come to a midnight before the trainer runs and any goes on.
+records, the replay writes what a worker fed with it would read: a tick at each midnight of the shop, what the trainer
+says, and what was granted, from the first midnight on. All partitions come to a midnight before the trainer runs and any goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from worker.stream.record import PARTITION_KEY
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from worker.grants import Grant
     from worker.recall.days import Days
     from worker.recall.profile import Profile
     from worker.recall.shop import Shared
@@ -77,6 +78,7 @@ class Replay:
         settings: Settings,
         emit: Callable[[int, Output], None],
         *,
+        grants: Iterable[Grant] = (),
         progress: Callable[[int], None] = lambda _: None,
         rows_max: int = 8192,
         records_max: int = 32768,
@@ -89,6 +91,8 @@ class Replay:
             Partition(bootstrap.layout(n, settings), self.customers, {}, rows_max=rows_max, records_max=records_max)
             for n in range(settings.partitions)
         ]
+        self._grants = list(grants)
+        """Those that are still to be written."""
         self._emit = emit
         self._progress = progress
         self._partitioner = Partitioner(settings.partitions)
@@ -111,6 +115,8 @@ class Replay:
         """Go through the whole history, and to the first midnight after it."""
         cursors = {topic: topics[topic] for topic in topics if topic in SOURCE_TOPICS}
         recorded = CONTROL in cursors
+        if recorded and self._grants:
+            raise ValueError("grants: allowed where the history has no control records; this one brings its own")
         for topic in (*cursors, CONTROL):
             self._expect(topic, more=True)
         while CONTROL in cursors:  # as the worker does: what control holds may act ahead
@@ -160,7 +166,11 @@ class Replay:
                 self._read(topic, cursors)
 
     def _close_day(self, midnight: int, cursors: dict[str, Chunks]) -> None:
-        """Bring all partitions to a midnight; then the trainers learn."""
+        """Bring all partitions to a midnight; then the trainers learn. What was granted holds from the first one on."""
+        for given in self._grants:
+            for number, value in enumerate(given.records(midnight, self.settings.currency, self.settings.partitions)):
+                self._control(value, midnight, number)
+        self._grants.clear()
         self._control(tick(midnight), midnight)
         self._read_on(cursors)
         self._train()
