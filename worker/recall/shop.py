@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from worker.recall.days import DAY_MS, SETTLE_MS, Days
+from worker.recall.money import Currency
 from worker.recall.policy.budget import Budget
 from worker.recall.policy.holdout import Holdout
-from worker.recall.money import Currency
 from worker.recall.rfm import CutPoints
 from worker.recall.tiers import TierRules
 
