@@ -9,6 +9,7 @@ import msgspec
 from worker.recall.days import DAY_MS, SETTLE_MS, Days
 from worker.recall.money import Currency
 from worker.recall.policy.budget import Budget
+from worker.recall.policy.costs import Prices
 from worker.recall.policy.holdout import Holdout
 from worker.recall.rfm import CutPoints
 from worker.recall.tiers import TierRules
@@ -56,6 +57,7 @@ class InForce(NamedTuple):
     holdout: Holdout
     silent_after_ms: int
     """How long after the last activity silence is noticed."""
+    prices: Prices
 
     @classmethod
     def of(cls, playbook: Playbook, shop: Shop) -> InForce:
@@ -70,7 +72,10 @@ class InForce(NamedTuple):
         holdout = Holdout(shop.salt, playbook.holdout.share, playbook.holdout.epoch_days)
         rules = playbook.tier_rules()
         silent_after_ms = rules.silence_days * DAY_MS + SETTLE_MS
-        return cls(playbook, playbook.version, rules, playbook.cut_points(shop.currency), holdout, silent_after_ms)
+        prices = Prices.of(playbook, shop.currency)
+        return cls(
+            playbook, playbook.version, rules, playbook.cut_points(shop.currency), holdout, silent_after_ms, prices
+        )
 
 
 RESUMPTIONS_KEPT = 8
