@@ -377,6 +377,8 @@ class Profile(msgspec.Struct, array_like=True, dict=True):
     sealed_taste: bytes = b""
     checkout_at: int = 0
     """The last start of a checkout that no order followed."""
+    rhythm_due: int = 0
+    """When an order is overdue by the user's own rhythm; 0 for not at all."""
 
     @_Lazy
     def account(self) -> Account:
