@@ -78,6 +78,15 @@ def updated(**fields):
 SHOES = {"product_id": "p1", "category": "shoes", "price": 19.99}
 SEEN = {"product_id": "p1", "category": "shoes", "price_minor": 1999}
 
+GRANT = {
+    "kind": "grant",
+    "effective_at": TIMESTAMP,
+    "budget_id": "b1",
+    "amount": "100.00",
+    "currency": "GBP",
+    "shadow_price": "0.2",
+}
+
 GOOD = [
     Case("view", "clickstream", view(), activity(3, **SEEN)),
     Case("view, price as text", "clickstream", view("19.99"), activity(3, **SEEN)),
@@ -186,7 +195,7 @@ GOOD = [
         "cost",
         "feedback",
         feedback(actual_cost="0.05", currency="GBP"),
-        bodies.Feedback("m1", "c1", "clicked", "email", 5),
+        bodies.Feedback("m1", "c1", "clicked", "email", 50_000),
     ),
     Case("tick", "control", {"kind": "tick", "at": TIMESTAMP}, Tick(AT), key=None),
     Case(
@@ -215,18 +224,38 @@ GOOD = [
         Directive(AT, bodies.AdoptPlaybook("v2")),
         None,
     ),
+    Case(
+        "playbook for some",
+        "control",
+        {"kind": "adopt_playbook", "effective_at": TIMESTAMP, "version": "v2", "share": 0.1},
+        Directive(AT, bodies.AdoptPlaybook("v2", 0.1)),
+        None,
+    ),
+    Case("grant", "control", GRANT, Directive(AT, bodies.Grant("b1", 100_000_000, "day", 0, 0.2)), None),
+    Case(
+        "grant for a campaign",
+        "control",
+        {**GRANT, "amount": "0.000001", "period": "campaign", "until": TIMESTAMP},
+        Directive(AT, bodies.Grant("b1", 1, "campaign", AT, 0.2)),
+        None,
+    ),
+    Case(
+        "approval",
+        "control",
+        {"kind": "approve", "effective_at": TIMESTAMP, "play": "p"},
+        Directive(AT, bodies.Approve("p", 0)),
+        None,
+    ),
+    Case(
+        "approval for a time",
+        "control",
+        {"kind": "approve", "effective_at": TIMESTAMP, "play": "p", "until": TIMESTAMP},
+        Directive(AT, bodies.Approve("p", AT)),
+        None,
+    ),
     Case("stop", "control", {"kind": "stop", "at": TIMESTAMP}, Directive(None, bodies.Stop())),
     Case("resume", "control", {"kind": "resume", "at": TIMESTAMP}, Directive(None, bodies.Resume())),
 ]
-
-GRANT = {
-    "kind": "grant",
-    "effective_at": TIMESTAMP,
-    "budget_id": "b1",
-    "amount": "100.00",
-    "currency": "GBP",
-    "shadow_price": "0.2",
-}
 
 IGNORED = [
     Case("a page", "clickstream", envelope("page", name="Home"), "page"),
@@ -241,15 +270,6 @@ IGNORED = [
     Case("no user", "clickstream", without(view(), "userId"), "anonymous", key=None),
     Case("empty user", "cart", track("Product Added", SHOES, userId=""), "anonymous", key=b""),
     Case("null user", "orders", {**order(), "userId": None}, "anonymous", key=None),
-    Case("a grant", "control", GRANT, "not yet in force: grant", None, contract=True),
-    Case(
-        "an approval",
-        "control",
-        {"kind": "approve", "effective_at": TIMESTAMP, "play": "p"},
-        "not yet in force: approve",
-        None,
-        contract=True,
-    ),
 ]
 
 REJECTED = [
@@ -370,6 +390,13 @@ REJECTED = [
         "a wall clock before 1970",
         "control",
         {"kind": "resumed", "at": TIMESTAMP, "wall": "1969-01-01T00:00:00Z"},
+        "malformed",
+        None,
+    ),
+    Case(
+        "a share of nobody",
+        "control",
+        {"kind": "adopt_playbook", "effective_at": TIMESTAMP, "version": "v2", "share": 0},
         "malformed",
         None,
     ),

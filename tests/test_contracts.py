@@ -147,13 +147,20 @@ def test_the_source_topics_are_keyed_and_split_alike():
     assert all(topic.direction != "output" for topic in sources)
 
 
+def _named(written, value):
+    """Return as much of what was written as the value names."""
+    if not isinstance(value, dict):
+        return written
+    return {name: _named(written[name], field) for name, field in value.items()}
+
+
 @pytest.mark.parametrize(("model", "value"), [(Command, COMMAND), (Decision, DECISION)])
 def test_what_goes_out_is_what_the_schema_says(model, value):
     read = model.model_validate_json(json.dumps(value))
     written = json.loads(read.model_dump_json(by_alias=True))
     name = next(name for name, contract in CONTRACTS.items() if contract is model)
     Draft202012Validator(schema(name)).validate(written)
-    assert {name: field for name, field in written.items() if name in value} == value
+    assert _named(written, value) == value
     assert model.model_validate(value) == read
 
 

@@ -73,7 +73,8 @@ class Feedback(Struct, frozen=True, gc=False):
     command_id: str
     status: Status
     channel: Channel
-    cost_minor: int | None
+    cost_micros: int | None
+    """What it cost, millionths of a major unit."""
 
 
 class Heartbeat(NamedTuple):
@@ -98,9 +99,27 @@ class AdoptSnapshot(NamedTuple):
 
 
 class AdoptPlaybook(NamedTuple):
-    """A version of the playbook comes into force."""
+    """A version of the playbook comes into force, for a share of the users."""
 
     version: str
+    share: float = 1.0
+
+
+class Grant(NamedTuple):
+    """Money for touches; `until` in ms, 0 for always."""
+
+    budget_id: str
+    amount_micros: int
+    period: str
+    until: int
+    shadow_price: float
+
+
+class Approve(NamedTuple):
+    """A proposed play may be played; `until` in ms, 0 for always."""
+
+    play: str
+    until: int
 
 
 class Stop(NamedTuple):

@@ -152,10 +152,14 @@ class Episode(msgspec.Struct, array_like=True, gc=False):
     """What was done so far, by item of the play's success track."""
     task: int = 0
     """The step of a habit task that was reached."""
+    given: int = 0
+    """The step of a habit task that was given last."""
     proposed_at: int = 0
     """Since when it waits for an approval."""
     text: str = ""
     """Why it was opened, in plain words."""
+    seen_at: int = 0
+    """The latest activity since it opened, by which sessions are told apart."""
 
 
 class Contact(msgspec.Struct, array_like=True, gc=False):
@@ -180,6 +184,10 @@ class Contact(msgspec.Struct, array_like=True, gc=False):
     """A bit for each status that was told, in the order of `schemas.feedback.Status`."""
     delivered_at: int = 0
     responded_at: int = 0
+    core: bool = False
+    """Whether the user was of the core when it was sent."""
+    unheard: bool = False
+    """Whether it came to its time without any feedback."""
 
 
 class Potential(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -265,8 +273,9 @@ class Account(msgspec.Struct, array_like=True, gc=False):
     points_expire_at: int = 0
     unreachable: dict[str, int] = {}
     """By channel, since when it does not reach the user."""
-    unsettled: dict[str, int] = {}
-    """By budget, micros that were charged too much (or, negative, too little), until the next decision."""
+    unsettled: dict[str, tuple[int, int]] = {}
+    """By budget, micros that were charged too much (or, negative, too little), until the next decision: of touches as a
+    core user, and of others."""
     unsettled_at: int = 0
     """When something came to be settled first."""
     outcomes: list[Outcome] = []
@@ -377,8 +386,8 @@ class Profile(msgspec.Struct, array_like=True, dict=True):
     sealed_taste: bytes = b""
     checkout_at: int = 0
     """The last start of a checkout that no order followed."""
-    rhythm_due: int = 0
-    """When an order is overdue by the user's own rhythm; 0 for not at all."""
+    rhythm_due: int = NEVER
+    """When the user's own rhythm of ordering is broken."""
 
     @_Lazy
     def account(self) -> Account:

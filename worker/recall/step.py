@@ -26,9 +26,9 @@ from worker.recall.bodies import (
 )
 from worker.recall.days import DAY_MS, HOUR_MS, LATENESS_MS
 from worker.recall.events import parse
+from worker.recall.lifetime.history import Rhythms, rhythms
 from worker.recall.policy import eligibility, episodes
 from worker.recall.policy.holdout import CONTROL, uniform
-from worker.recall.lifetime.history import Rhythms, rhythms
 from worker.recall.profile import VERSION, Contact, Profile
 from worker.recall.risk import explain, features, labels
 from worker.recall.risk.labels import Forecast, Sighting

@@ -331,7 +331,7 @@ class _Feedback(_Record, frozen=True, gc=False, kw_only=True, forbid_unknown_fie
     currency: Code | None = None
 
     def body(self, currency: Currency) -> Feedback:
-        cost = _minor(self.actual_cost, currency, "actual_cost")
+        cost = None if self.actual_cost is None else int(exact(self.actual_cost, "actual_cost").scaleb(6))
         check_currency(self.currency, currency)
         return Feedback(self.message_id, self.command_id, self.status, self.channel, cost)
 

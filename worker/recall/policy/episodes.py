@@ -12,8 +12,8 @@ from worker.stream.processor import Count, Effect
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from worker.recall.policy.holdout import Holdout
     from worker.recall.playbook import Play, Playbook
+    from worker.recall.policy.holdout import Holdout
     from worker.recall.shop import Shop
 
 TIER_DROP = "tier_drop"

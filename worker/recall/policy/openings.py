@@ -9,6 +9,7 @@ from worker.recall.days import DAY_MS, SETTLE_MS
 from worker.recall.rfm import Scores
 from worker.recall.tiers import Tier
 from worker.recall.value import SCORED_FROM_ORDERS, rfm_of
+from worker.stream.processor import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -160,19 +161,19 @@ def by_signals(seen: Sequence[int], profile: Profile, book: InForce, at: int) ->
 
 
 def rhythm_due(profile: Profile, book: InForce) -> int:
-    """Return when it is noticed that no order came as long as the user's rhythm allows for; 0 where it is not.
+    """Return when it is noticed that no order came as long as the user's rhythm allows for; NEVER where it is not.
 
     The hour in which what is under way may still arrive is part of it, as for silence. Once for each last order.
     """
     rules = book.playbook.rhythm
     if profile.orders < rules.min_orders or profile.standing.tier == Tier.SILENT:
-        return 0
+        return NEVER
     account, last_at = profile.account, profile.last_order_at
     if last_at <= account.rhythm_order_at:
-        return 0
+        return NEVER
     gaps = order_gaps(profile)
     if not gaps.n:
-        return 0
+        return NEVER
     return last_at + round((rules.factor * gaps.mean + rules.deviations * sqrt(gaps.variance)) * DAY_MS) + SETTLE_MS
 
 
@@ -184,8 +185,7 @@ def order_gaps(profile: Profile) -> Gaps:
 
 def by_rhythm(profile: Profile, book: InForce, at: int) -> Opening | None:
     """Return what the timer of the user's rhythm opens when it is due."""
-    due = rhythm_due(profile, book)
-    if not due or due > at:
+    if rhythm_due(profile, book) > at:
         return None
     profile.account.rhythm_order_at = profile.last_order_at
     gaps, began = order_gaps(profile), at - SETTLE_MS
