@@ -31,7 +31,6 @@ from worker.recall.shop import Shop
 from worker.recall.step import Customers
 from worker.recall.value import rfm_of
 from worker.recall.wire import TOPIC_OF
-from worker.settings import DEFAULT_PLAYBOOK
 from worker.stream.dead_letters import DeadLetters
 from worker.stream.partition import Layout, Partition
 from worker.stream.record import ATTACHMENT, HEADER_BYTES, PARTITION_KEY
@@ -52,12 +51,50 @@ def later(date: str | int, **by: float) -> int:
     return ms(date) + round(dt.timedelta(**by).total_seconds() * 1000)
 
 
+PLAYBOOK = tomllib.loads("""
+[rfm]
+m = ["50", "150", "500", "1500"]
+
+[holdout]
+share = 0.0
+
+[consent]
+unknown = "allow"
+
+[caps]
+user = { touches = 2, days = 14 }
+channel = { email = { touches = 2, days = 14 } }
+
+[quiet_hours]
+from = "00:00"
+to = "00:00"
+
+[[plays]]
+name = "care-letter"
+opening = ["tier_drop", "silence"]
+audience = "core"
+to_tiers = ["potential", "marginal", "silent"]
+kind = "care"
+template = "care-letter-from-product-manager"
+rungs = ["email"]
+cost = { contact = "0.01", hidden = "0.20" }
+
+[[plays]]
+name = "memory-email"
+opening = ["tier_drop", "silence"]
+to_tiers = ["potential", "marginal", "silent"]
+kind = "memory"
+template = "memory-of-favourites"
+rungs = ["email"]
+cost = { contact = "0.01", hidden = "0.05" }
+""")
+
+
 def playbook(name="test", **sections):
-    """Return the default playbook without holdout, consent taken for granted, and with sections changed in part."""
-    raw = tomllib.loads(DEFAULT_PLAYBOOK.read_text())
-    changes = {"holdout": {"share": 0.0}, "consent": {"unknown": "allow"}, **sections}
-    for section, change in changes.items():
-        raw[section] = {**raw[section], **change} if isinstance(change, dict) else change
+    """Return a small playbook: no holdout, no quiet hours, consent taken for granted; sections change in part."""
+    raw = dict(PLAYBOOK)
+    for section, change in sections.items():
+        raw[section] = {**raw.get(section, {}), **change} if isinstance(change, dict) else change
     return parse({**raw, "name": name}, "a test")
 
 

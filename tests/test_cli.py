@@ -193,7 +193,7 @@ def test_a_long_value_is_cut_in_a_message(tmp_path):
     path = tmp_path / "playbook.toml"
     path.write_text(f"title = '{'x' * 5000}'")
     told = recall("adopt-playbook", path, "--at", "2026-01-05T00:00:00Z", code=2)
-    assert "tiers: Field required" in told
+    assert "rfm: Field required" in told
     assert max(map(len, told.splitlines())) <= 320
 
 

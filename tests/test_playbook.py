@@ -46,7 +46,7 @@ WRONG = [
     (
         "[21, 45, 90, 180]",
         "[21, 45, 45, 180]",
-        "rfm: r_days = ['21', '45', '45', '180']: allowed are four bounds in rising order",
+        "rfm.r_days: allowed are four bounds in rising order",
     ),
     (
         "[21, 45, 90, 180]",
@@ -60,7 +60,7 @@ WRONG = [
     (
         'name = "care-letter"',
         'name = "memory-email"',
-        "playbook: plays: the name 'memory-email' stands 2 times; allowed is once",
+        "playbook: name = 'memory-email': stands 2 times; allowed is once",
     ),
     ('name = "default"', 'name = "My Book"', "name = 'My Book': String should match pattern "),
     ('audience = "core"', 'audience = "vip"', "plays.0.audience = 'vip': Input should be 'all' or 'core'"),
@@ -119,7 +119,7 @@ def test_the_epoch_of_the_holdout_outlasts_what_is_measured_in_it():
 
 def test_plays_fit_by_audience_and_tiers():
     care, memory = playbook().plays
-    drop = {"trigger": "tier_drop", "origin": Tier.HIGH, "target": Tier.POTENTIAL}
+    drop = {"trigger": "tier_drop", "origin": Tier.HIGH, "target": Tier.POTENTIAL, "tier": Tier.POTENTIAL}
     assert care.fits(core=True, **drop)
     assert not care.fits(core=False, **drop)
     assert memory.fits(core=False, **drop)
@@ -130,10 +130,10 @@ def test_plays_fit_by_audience_and_tiers():
 def test_costs_are_written_in_full():
     """Decimals in a playbook may be in scientific notation; contracts have none."""
     raw = tomllib.loads(DEFAULT)
-    raw["plays"][0]["cost"] = {"direct": "1E+2", "hidden": 1e-4}
+    raw["plays"][0]["cost"] = {"contact": "1E+2", "hidden": 1e-4}
     play = parse(raw, "p").plays[0]
-    assert (play.cost.direct, play.cost.hidden) == (Decimal(100), Decimal("0.0001"))
-    assert f"{play.cost.direct:f}" == "100"
+    assert (play.cost.contact, play.cost.hidden) == (Decimal(100), Decimal("0.0001"))
+    assert f"{play.cost.contact:f}" == "100"
 
 
 SETTINGS = [

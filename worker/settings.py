@@ -25,7 +25,7 @@ from worker.recall.money import Currency
 from worker.recall.shop import Shop
 from worker.stream.connection import Connection, Sasl, SaslMechanism, SecurityProtocol, Tls
 
-DEFAULT_PLAYBOOK = Path(__file__).parent / "recall" / "default.toml"
+DEFAULT_PLAYBOOK = Path(__file__).parent / "recall" / "playbook" / "default.toml"
 
 
 PREFIX: Final = "RECALL_"

@@ -491,8 +491,8 @@ class Customers:
             assert play is not None  # no play is a refusal
             episode.command_id = commands.command_id(state, episode, play.name)
             episode.not_after = self._not_after(play, due)
-            episode.channel, episode.purpose = play.channel, play.purpose
-            state.account.contacts = [*state.account.contacts, Contact(due, play.channel)]
+            episode.channel, episode.purpose = play.rungs[0], play.purpose
+            state.account.contacts = [*state.account.contacts, Contact(due, play.rungs[0])]
             effects.append(self._command(state, shared, play, due))
             effects.append(Count(f"command.{play.name}"))
         else:

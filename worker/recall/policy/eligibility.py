@@ -26,12 +26,12 @@ def forbids(profile: Profile, channel: str, purpose: str, playbook: Playbook) ->
 
 def refusal(profile: Profile, play: Play, playbook: Playbook, at: int) -> str | None:
     """Return why the play must not reach the user at this time, or None."""
-    said = forbids(profile, play.channel, play.purpose, playbook)
+    said = forbids(profile, play.rungs[0], play.purpose, playbook)
     if said is not None:
         return said
     caps = playbook.caps
-    cap = caps.channel.get(play.channel)
-    on_channel = [contact for contact in profile.account.contacts if contact.channel == play.channel]
+    cap = caps.channel.get(play.rungs[0])
+    on_channel = [contact for contact in profile.account.contacts if contact.channel == play.rungs[0]]
     if _reached(caps.user, profile.account.contacts, at) or (cap is not None and _reached(cap, on_channel, at)):
         return "cap"
     return None

@@ -52,7 +52,13 @@ def choose(profile: Profile, episode: Episode, playbook: Playbook) -> Play | Non
     """Return the first play that fits."""
     core = profile.standing.is_core(episode.opened_at)
     for play in playbook.plays:
-        if play.fits(trigger=episode.trigger, core=core, origin=Tier(episode.origin), target=Tier(episode.target)):
+        if play.fits(
+            trigger=episode.trigger,
+            core=core,
+            origin=Tier(episode.origin),
+            target=Tier(episode.target),
+            tier=Tier(profile.standing.tier),
+        ):
             return play
     return None
 
