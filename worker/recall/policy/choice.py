@@ -19,8 +19,6 @@ posterior.
 from __future__ import annotations
 
 from bisect import bisect
-from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -29,7 +27,8 @@ import xxhash
 from scipy.special import betaincinv
 
 from worker.recall.lifetime.worth import worth
-from worker.recall.policy.responses import NOTHING, Responses
+from worker.recall.playbook.model import DO_NOTHING, Prior
+from worker.recall.policy.responses import Responses
 from worker.recall.tiers import Tier
 from worker.recall.value import order_value
 
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from worker.recall.lifetime.history import Rhythms
     from worker.recall.lifetime.worth import Lifetime
     from worker.recall.money import Currency
+    from worker.recall.playbook.model import ChoiceRules
     from worker.recall.policy.responses import Cell
     from worker.recall.profile import Episode, Profile
 
@@ -107,33 +107,14 @@ class Added(NamedTuple):
     high: float
 
 
-class Expected(NamedTuple):
-    """What is expected of a play before anything is known: probabilities of a return with it and without."""
-
-    returns_with: float
-    returns_without: float
-
-
-UNKNOWN: Final = Expected(0.06, 0.05)
+UNKNOWN: Final = Prior.model_validate({"with": 0.06, "without": 0.05})
 """Of a play of which the playbook expects nothing: with the strength of some dozens it is soon outweighed."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rules:
-    """The playbook's section on the choice, one object for as long as the playbook is in force."""
-
-    floor: float
-    """The least probability of a play that may pay."""
-    strength: float
-    """What a start counts for, in touches; above 0."""
-    expected: Mapping[str, Expected]
-    """By play."""
 
 
 class Priors:
     """What is believed of plays' responses, from the playbook and the outcomes so far."""
 
-    def __init__(self, responses: Responses, rules: Rules) -> None:
+    def __init__(self, responses: Responses, rules: ChoiceRules) -> None:
         self._responses, self._rules = responses, rules
         self._drawn: dict[tuple[str, tuple[str, ...]], _Drawn] = {}
 
@@ -155,7 +136,7 @@ class Priors:
         told = []
         for i, play in enumerate(plays):
             without, with_ = self._posteriors(segment, play)
-            added[i + 1] = with_.at(_places(segment, play)) - without.at(_places(segment, NOTHING))
+            added[i + 1] = with_.at(_places(segment, play)) - without.at(_places(segment, DO_NOTHING))
             inner = np.sort(added[i + 1])
             low, high = inner[round(TAIL * PLACES)], inner[-round(TAIL * PLACES) - 1]
             told.append(Added(with_.mean - without.mean, float(low), float(high)))
@@ -163,21 +144,21 @@ class Priors:
 
     def _posteriors(self, segment: str, play: str) -> tuple[_Beta, _Beta]:
         """Return what is known of the rates without the play and with it."""
-        expected, strength = self._rules.expected.get(play, UNKNOWN), self._rules.strength
+        expected, strength = self._rules.priors.get(play, UNKNOWN), self._rules.strength
         cell = self._responses.cell
-        without = _Beta.of(expected.returns_without, strength, cell(segment, NOTHING))
+        without = _Beta.of(expected.without, strength, cell(segment, DO_NOTHING))
         start = without.mean + self._elsewhere(segment, play, expected)
         return without, _Beta.of(start, strength, cell(segment, play))
 
-    def _elsewhere(self, segment: str, play: str, expected: Expected) -> float:
+    def _elsewhere(self, segment: str, play: str, expected: Prior) -> float:
         """Return what the play added in the other segments, starting from what the playbook expects.
 
         Differences are weighed by how well they are known: by n m / (n + m) for groups of n and m.
         """
         weight = self._rules.strength / 2
-        total = weight * (expected.returns_with - expected.returns_without)
+        total = weight * (expected.with_play - expected.without)
         for name in self._responses.segments:
-            with_, without = self._responses.cell(name, play), self._responses.cell(name, NOTHING)
+            with_, without = self._responses.cell(name, play), self._responses.cell(name, DO_NOTHING)
             if name != segment and with_.n and without.n:
                 n = with_.n * without.n / (with_.n + without.n)
                 total += n * (with_.rate - without.rate)
@@ -219,10 +200,21 @@ def _places(segment: str, play: str) -> Floats:
     return (np.array(order) + 0.5) / PLACES
 
 
-@lru_cache(maxsize=_PRIORS_KEPT)
-def priors_of(responses: Responses | None, rules: Rules) -> Priors:
+_NO_RESPONSES: Final = Responses()
+_priors: Final[dict[tuple[int, int], Priors]] = {}
+"""By the identities of what they were made of, which each holds on to."""
+
+
+def priors_of(responses: Responses | None, rules: ChoiceRules) -> Priors:
     """Return the priors under a snapshot's responses (None for no snapshot) and a playbook's rules; made once."""
-    return Priors(Responses() if responses is None else responses, rules)
+    responses = _NO_RESPONSES if responses is None else responses
+    known = id(responses), id(rules)
+    made = _priors.get(known)
+    if made is None:
+        if len(_priors) >= _PRIORS_KEPT:
+            _priors.clear()
+        made = _priors[known] = Priors(responses, rules)
+    return made
 
 
 def segment(profile: Profile, episode: Episode) -> str:
@@ -251,14 +243,14 @@ def _answer(profile: Profile) -> str:
     return "answered" if any(contact.responded_at for contact in account.contacts) else "ignored"
 
 
-def choose(arms: Sequence[Arm], segment: str, priors: Priors, rules: Rules, draw: float) -> Choice:
+def choose(arms: Sequence[Arm], segment: str, priors: Priors, rules: ChoiceRules, draw: float) -> Choice:
     """Choose among plays and doing nothing, which is always possible and need not be among the arms.
 
     `draw` lies in [0, 1). A play whose net would not even be above 0 at the high end of what it may add is left out.
     The others are given the probability of being the best, but at least the playbook's floor; what would be without a
     touch the holdout tells, so to do nothing needs no floor.
     """
-    candidates = [arm for arm in arms if arm.play != NOTHING]
+    candidates = [arm for arm in arms if arm.play != DO_NOTHING]
     drawn = priors.drawn(segment, tuple(arm.play for arm in candidates))
     nets, left_out, places, values, costs = {}, {}, [0], [0.0], [0.0]
     for place, (arm, added) in enumerate(zip(candidates, drawn.told, strict=True), 1):
@@ -272,7 +264,7 @@ def choose(arms: Sequence[Arm], segment: str, priors: Priors, rules: Rules, draw
             left_out[arm.play] = NOT_WORTH_IT
     of = _units(_times_best(drawn.added[places], values, costs), rules.floor)
     chosen = places[bisect(list(accumulate(of)), int(draw * UNITS))]
-    names = [NOTHING, *(arm.play for arm in candidates)]
+    names = [DO_NOTHING, *(arm.play for arm in candidates)]
     propensities = {names[place]: units / UNITS for place, units in zip(places, of, strict=True)}
     play = names[chosen]
     reason = _reason(candidates, drawn.told, nets, play, propensities[play])
@@ -309,13 +301,13 @@ def _reason(arms: Sequence[Arm], told: Sequence[Added], nets: Mapping[str, float
     chance = f"chosen with probability {propensity:.2f}"
     if not arms:
         return f"do nothing: there is no play; {chance}"
-    name = max(nets, key=nets.__getitem__) if play == NOTHING else play
+    name = max(nets, key=nets.__getitem__) if play == DO_NOTHING else play
     arm, added = next(pair for pair in zip(arms, told, strict=True) if pair[0].play == name)
     calculated = (
         f"{name}: {100 * added.mean:+.1f} points of return expected ({100 * added.low:.1f} to {100 * added.high:.1f}) "
         f"x {arm.value_micros / _MICROS:.2f} - {arm.cost_micros / _MICROS:.2f} = {nets[name] / _MICROS:+.2f}"
     )
-    return f"do nothing, {chance}; {calculated}" if play == NOTHING else f"{calculated}; {chance}"
+    return f"do nothing, {chance}; {calculated}" if play == DO_NOTHING else f"{calculated}; {chance}"
 
 
 def value_of_return(
@@ -346,4 +338,4 @@ def observed(play: str, propensity: float, holdout_share: float) -> float:
     (0.45, 0.55, 0.1)
     """
     treated = (1 - holdout_share) * propensity
-    return round(holdout_share + treated if play == NOTHING else treated, 6)
+    return round(holdout_share + treated if play == DO_NOTHING else treated, 6)

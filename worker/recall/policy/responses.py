@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from schemas.snapshots import ChoicePriors
 
-NOTHING: Final = "nothing"
-"""What is called a play where none was played."""
 HALF_LIFE_DAYS: Final = 91
 """After so many days an outcome counts half: a season."""
 WEIGHT_MAX: Final = 20.0
