@@ -185,7 +185,7 @@ def test_a_wrong_playbook_is_named_with_the_field(tmp_path):
     path = tmp_path / "playbook.toml"
     path.write_text(DEFAULT_PLAYBOOK.read_text().replace("share = 0.1", "share = 0.9"))
     told = recall("adopt-playbook", path, "--at", "2026-01-05T00:00:00Z", code=2)
-    assert f"playbook {path}:" in told
+    assert f"playbook {path}, line " in told
     assert "holdout.share = 0.9" in told
 
 
@@ -193,7 +193,7 @@ def test_a_long_value_is_cut_in_a_message(tmp_path):
     path = tmp_path / "playbook.toml"
     path.write_text(f"title = '{'x' * 5000}'")
     told = recall("adopt-playbook", path, "--at", "2026-01-05T00:00:00Z", code=2)
-    assert "rfm: Field required" in told
+    assert "rfm: is missing" in told
     assert max(map(len, told.splitlines())) <= 320
 
 
