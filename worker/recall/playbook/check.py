@@ -171,6 +171,9 @@ class _Check:
         if set(play.potential) == {"low"}:
             self.error(("plays", i, "potential"), " = ['low']: no one can reach the play: low is never disturbed")
             return
+        if set(play.opening) == {"signal"} and not self.playbook.signals:
+            self.error(("plays", i, "opening"), " = ['signal']: no one can reach the play: there are no [[signals]]")
+            return
         for field, anything in _ANYTHING.items():
             if any(map(_fits(play.model_copy(update={field: anything})), self.situations)):
                 self.error(
@@ -217,7 +220,7 @@ class _Check:
             first = [one for one in takers if one is not None]
             if not first or len(first) < len(takers):
                 continue
-            names = ", ".join(dict.fromkeys(one.name for one in first))
+            names = ", ".join(one.name for one in before if one in first)
             text = f": stands behind {names}, which fits all of its users (choice.mode = 'rule'): "
             if any(one.cool_down_days for one in first):
                 text += "its turn comes only where a story ends early, within a cool-down"
