@@ -297,17 +297,17 @@ def test_users_outside_the_core_do_not_get_all_of_a_grant(found):
 @pytest.mark.parametrize(
     ("incentive", "micros"),
     [
-        ({"form": "amount", "face_values": [20, 30], "expected_redemption": 0.1}, 2_000_500),
-        ({"form": "points", "face_values": [100], "expected_redemption": 0.5}, 500_500),
-        ({"form": "amount", "face_values": [20], "expected_redemption": 0.1, "points": 50}, 2_050_500),
-        ({"form": "percent", "face_values": [10], "expected_redemption": 0.1}, 500),
+        ({"form": "amount", "face_values": [20, 30], "expected_redemption": 0.1}, 2_001_000),
+        ({"form": "points", "face_values": [100], "expected_redemption": 0.5}, 501_000),
+        ({"form": "amount", "face_values": [20], "expected_redemption": 0.1, "points": 50}, 2_051_000),
+        ({"form": "percent", "face_values": [10], "expected_redemption": 0.1}, 1_000),
     ],
 )
 def test_the_smallest_incentive_counts_as_expected(found, incentive, micros):
-    parts = play(rungs=["in_app", "push"], incentive=incentive, audience="core")
+    parts = play(rungs=["in_app", "email"], incentive=incentive, audience="core")
     assert found(parts, grants={"daily": micros}) == []
     [(_, _, text)] = found(parts, grants={"daily": micros - 1})
-    assert "rungs[1] = 'push': one touch costs " in text
+    assert "rungs[1] = 'email': one touch costs " in text
 
 
 def test_what_costs_nothing_needs_no_grant(found):

@@ -276,7 +276,7 @@ class Top(_Section):
 WAIT_DAYS: Final[dict[Channel, int]] = {"in_app": 2, "push": 2, "email": 4, "sms": 4, "human": 7}
 CONTACT_COST: Final[dict[Channel, Decimal]] = {
     "in_app": Decimal(0),
-    "push": Decimal("0.0005"),
+    "push": Decimal(0),
     "email": Decimal("0.001"),
     "sms": Decimal("0.05"),
     "human": Decimal(3),
