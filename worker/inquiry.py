@@ -40,7 +40,7 @@ def kept(partition: Partition[Profile, Shared], customers: Customers, user: byte
         return None
     body, version = row[HEADER_BYTES:], read_header(row).version
     state = customers.decode(body) if version == customers.version else customers.earlier[version](body)
-    return Kept(state, partition.shared, partition.clock, lambda name: rows.get(attachment_key(user, name)))
+    return Kept(state, partition.shared, partition.clock, partition.layout.number, lambda name: rows.get(attachment_key(user, name)))
 
 
 class Asker(NamedTuple):

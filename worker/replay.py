@@ -106,6 +106,10 @@ class Replay:
         """The counters of all partitions together."""
         return sum((Counter(partition.record.counts) for partition in self.partitions), Counter[str]())
 
+    def partition_of(self, key: bytes) -> Partition[Profile, Shared]:
+        """Return the partition that a key belongs to."""
+        return self.partitions[self._partitioner.of(key)]
+
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, row) of every user and reserved key, but not the partitions' own records."""
         for partition in self.partitions:

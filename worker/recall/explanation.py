@@ -238,4 +238,4 @@ def foresee(customers: Customers, kept: Kept) -> list[dict[str, Any]]:
 def _decision(decision: Mapping[str, Any], touches: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what matters of a decision to come, with its command."""
     names = ("at", "outcome", "reason", "text", "play", "channel", "until", "shadow_play", "shadow_outcome")
-    return {name: decision[name] for name in names} | {"command": touches.get(decision["command_id"])}
+    return {name: decision.get(name) for name in names} | {"command": touches.get(decision["command_id"])}
