@@ -16,8 +16,8 @@ from pydantic_core import PydanticCustomError
 
 from schemas.values import Channel, Purpose
 from schemas.values import Tier as TierName
+from worker.recall.policy.signals import FEATURES, ConditionError, condition
 from worker.recall.rfm import CutPoints, Scores
-from worker.recall.risk.features import NAMES
 from worker.recall.tiers import Tier, TierRule, TierRules
 from worker.recall.windows import CHANNELS
 
@@ -45,13 +45,6 @@ RUNGS: Final[tuple[Channel, ...]] = get_args(Channel)
 """The channels from the gentlest to the most costly: the order of every ladder."""
 TOP_RUNGS: Final = frozenset({"sms", "human"})
 """Rungs for the highest value alone."""
-FEATURES: Final = tuple(
-    name for name in NAMES if not name.startswith("discounted_") and "revenue" not in name and "value" not in name
-)
-"""What a signal may look at: everything that has a plain unit. Money is left out, as tiers and potential judge it."""
-TREND: Final = "_trend"
-"""How the names of features end that compare 30 days with the 30 before; of these a condition says `fell_by`."""
-
 Score = Annotated[int, Field(ge=1, le=5)]
 Days = Annotated[int, Field(ge=0, le=3650)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -204,14 +197,15 @@ class RiskLevels(_Section):
 
 
 class Rhythm(_Section):
-    """When the time since the last order is too long for the user's own rhythm: both bounds have to be passed."""
+    """When the time since the last order is too long for the user's own rhythm.
+
+    That is `factor` times the mean gap between his days with an order, and `deviations` times their deviation.
+    """
 
     min_orders: Annotated[int, Field(ge=3, le=100)] = 4
     """Before so many orders there is no rhythm."""
     factor: Annotated[float, Field(ge=1, le=10)] = 1.5
-    """In usual gaps."""
     deviations: Annotated[float, Field(ge=0, le=10)] = 1.0
-    """In deviations of the gaps, past the usual one."""
 
 
 class NearTier(_Section):
@@ -227,25 +221,29 @@ class NearTier(_Section):
 class PotentialRules(_Section):
     """What a silent user was worth before he fell silent.
 
-    For each of order value, orders and margin of his favourite categories: a point from the first bound on, two from
-    the second. Who is probably gone for good is low, whatever the points.
+    Each criterion has no point, one from its first bound on, or two from the second on. The mean over all that are
+    known decides, so that one that is not known is left out. Who is probably gone for good is low, whatever the points.
     """
 
     order_value: Annotated[list[Amount], Field(min_length=2, max_length=2)] | None = None
     """Mean order value; if not given the two lowest bounds of `rfm.m`."""
-    orders: Annotated[list[int], Field(min_length=2, max_length=2)] = [2, 4]
-    """Within the 52 weeks before."""
-    margin_rate: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.35, 0.5]
-    """Of the favourite categories, by the catalog; where it is unknown the shop's own rate counts."""
-    high: Annotated[int, Field(ge=1, le=6)] = 4
-    """Points from which on the potential is high."""
-    middle: Annotated[int, Field(ge=0, le=6)] = 2
-    """Points from which on it is middle; else low: do not disturb."""
-    alive_above: Share = 0.05
-    """Probability not to have left for good that middle and high ask for; unknown is taken for enough."""
+    orders_a_year: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)] = [2.0, 6.0]
+    """Within the year before the last activity; who has been there for less than half a year is taken for that."""
+    high_value_margin: Share = 0.45
+    """From which margin rate on, by the catalog, a category is of high value."""
+    high_value_share: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.2, 0.5]
+    """Share of such categories in what was bought."""
+    alive: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.3, 0.6]
+    """Probability not to have left for good."""
+    gone_below: Share = 0.1
+    """Below this probability the user is taken for gone for good."""
+    high: Annotated[float, Field(gt=0, le=2)] = 1.5
+    """Mean points from which on the potential is high."""
+    middle: Annotated[float, Field(ge=0, le=2)] = 0.75
+    """Mean points from which on it is middle; else low: do not disturb."""
     middle_rungs: list[Channel] = ["in_app", "push", "email"]
 
-    @field_validator("order_value", "orders", "margin_rate")
+    @field_validator("order_value", "orders_a_year", "high_value_share", "alive")
     @classmethod
     def _ascending(cls, bounds: list[Any] | None) -> list[Any] | None:
         if bounds is not None and bounds[0] >= bounds[1]:
@@ -255,7 +253,7 @@ class PotentialRules(_Section):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.middle >= self.high:
-            raise wrong(("middle",), f"middle = {self.middle}: allowed is below high ({self.high})")
+            raise wrong(("middle",), f"middle = {self.middle:g}: allowed is below high ({self.high:g})")
         return self
 
 
@@ -380,12 +378,12 @@ class BudgetRules(_Section):
 
 
 class Condition(_Section):
-    """What a feature has to be, in plain units: counts, days, shares, gaps."""
+    """What a feature has to be, in plain units: counts, days, shares, gaps; see `policy.signals`."""
 
     feature: str
     at_least: float | None = None
     at_most: float | None = None
-    fell_by: Annotated[float, Field(gt=0, le=1)] | None = None
+    fell_by: float | None = None
     """Of trends: by what share the last 30 days lie below the 30 before, of which there must have been some."""
 
     @field_validator("feature")
@@ -397,25 +395,22 @@ class Condition(_Section):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        trend = self.feature.endswith(TREND)
-        if trend and (self.fell_by is None or self.at_least is not None or self.at_most is not None):
-            raise wrong((), f"{self.feature} is a trend: allowed is fell_by, and nothing beside it")
-        if not trend and self.fell_by is not None:
-            raise wrong(
-                ("fell_by",), f"fell_by is of trends alone; {self.feature} is none: allowed is at_least, at_most"
-            )
-        if not trend and self.at_least is None and self.at_most is None:
-            raise wrong((), "allowed is at_least, at_most or both, or fell_by of a trend; none is given")
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
             raise wrong(("at_least",), f"at_least = {self.at_least:g}: allowed is up to at_most ({self.at_most:g})")
+        try:
+            condition(self.feature, at_least=self.at_least, at_most=self.at_most, fell_by=self.fell_by)
+        except ConditionError as error:
+            raise wrong((), str(error)) from error
         return self
 
 
 class Signal(_Section):
-    """A named sign of leaving: seen where all conditions hold that did not all hold before."""
+    """A named sign of leaving: seen where all conditions hold that did not all hold at the last weekly visit."""
 
     name: Name
     when: Annotated[list[Condition], Field(min_length=1)]
+    cool_down_days: Days = 60
+    """No further opening by the signal within so many days of its last one."""
 
 
 class Incentive(_Section):

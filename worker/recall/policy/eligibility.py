@@ -1,4 +1,4 @@
-"""Whether a user may be touched at all."""
+"""Whether a user may be touched: at all, on a channel, and by a play again."""
 
 from __future__ import annotations
 
@@ -8,36 +8,55 @@ from worker.recall.days import DAY_MS
 
 if TYPE_CHECKING:
     from worker.recall.playbook import Cap, Play, Playbook
-    from worker.recall.profile import Contact, Profile
+    from worker.recall.profile import Profile
 
 
-def forbids(profile: Profile, channel: str, purpose: str, playbook: Playbook) -> str | None:
-    """Return what the user or the shop has said against such a touch, or None."""
+def forbids(profile: Profile) -> str | None:
+    """Return what the user or the shop has said against every touch, or None."""
     if profile.account.excluded:
         return "excluded"
     if profile.account.opted_out:
         return "opted out"
-    if profile.account.profiling_opted_out:
-        return "profiling opt-out"
-    if not profile.account.consent.get(f"{channel}:{purpose}", playbook.consent.unknown == "allow"):
+    return "profiling opt-out" if profile.account.profiling_opted_out else None
+
+
+def allows(profile: Profile, channel: str, purpose: str, playbook: Playbook) -> bool:
+    """Tell whether the user has consented to such a message, or may be assumed to."""
+    return profile.account.consent.get(f"{channel}:{purpose}", playbook.consent.unknown == "allow")
+
+
+def capped(profile: Profile, playbook: Playbook, at: int) -> bool:
+    """Tell whether one more touch at this time, on any channel, would be above the user's cap."""
+    return _full(profile, playbook.caps.user, at)
+
+
+def channel_refusal(profile: Profile, channel: str, purpose: str, playbook: Playbook, at: int) -> str | None:
+    """Return why the channel must not be used for the user at this time, or None."""
+    if not allows(profile, channel, purpose, playbook):
         return "no consent"
-    return None
+    if channel in profile.account.unreachable:
+        return "unreachable"
+    cap = playbook.caps.channel.get(channel)
+    return "channel cap" if cap is not None and _full(profile, cap, at, channel) else None
 
 
-def refusal(profile: Profile, play: Play, playbook: Playbook, at: int) -> str | None:
-    """Return why the play must not reach the user at this time, or None."""
-    said = forbids(profile, play.rungs[0], play.purpose, playbook)
-    if said is not None:
-        return said
-    caps = playbook.caps
-    cap = caps.channel.get(play.rungs[0])
-    on_channel = [contact for contact in profile.account.contacts if contact.channel == play.rungs[0]]
-    if _reached(caps.user, profile.account.contacts, at) or (cap is not None and _reached(cap, on_channel, at)):
-        return "cap"
-    return None
+def cools_down(profile: Profile, play: Play, at: int) -> bool:
+    """Tell whether it is too early to begin a play again that the user was touched by.
+
+    Within its cool-down there are as many days as since the latest touch by it: at their end it may begin.
+    """
+    since = at - play.cool_down_days * DAY_MS
+    return any(contact.play == play.name and contact.at > since for contact in profile.account.contacts)
 
 
-def _reached(cap: Cap, contacts: list[Contact], at: int) -> bool:
-    """Tell whether the rolling window that ends at `at` is full."""
+def _full(profile: Profile, cap: Cap, at: int, channel: str | None = None) -> bool:
+    """Tell whether the rolling window that ends at `at` is full.
+
+    A touch is in it until just before the days have passed: then another may take its place. So no stretch of time of
+    that length, wherever it begins, has more touches than the cap.
+    """
     since = at - cap.days * DAY_MS
-    return sum(contact.at > since for contact in contacts) >= cap.touches
+    touches = 0
+    for contact in profile.account.contacts:
+        touches += contact.at > since and channel in {None, contact.channel}
+    return touches >= cap.touches
