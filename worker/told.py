@@ -35,7 +35,10 @@ def _rows(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _below("touches", map(_touch, told["touches"]))
     yield from _below("episode", _episode(told["episode"]))
     yield from _below("decided", map(_decision, told["decisions"] or told["decided"]))
-    yield from _below("next", _next(told["next"]))
+    if told["resting"]:
+        yield "next", "nothing before he does something: a timer of his raised, see the dead letters"
+    else:
+        yield from _below("next", _next(told["next"]))
 
 
 def _below(label: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
