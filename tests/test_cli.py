@@ -81,6 +81,13 @@ def retail(tmp_path):
         "schema",
         "demo",
         "adopt-playbook",
+        "grant",
+        "approve",
+        "stop",
+        "resume",
+        "explain",
+        "export",
+        "erase",
     ],
 )
 def test_help_is_readable(command):

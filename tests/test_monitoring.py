@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from customers import SmallShop, later, playbook
+from customers import SmallShop, playbook
 from msgspec.structs import replace
 
 from worker.monitoring import PolicyCollector
@@ -107,7 +107,8 @@ def test_what_was_steered_shows(shop):
 
 
 def test_a_canary_shows_with_its_share():
-    shop, other = SmallShop(playbook(), canary := playbook("canary")), None
+    canary = playbook("canary")
+    shop = SmallShop(playbook(), canary)
     shop.tick("2025-03-01")
     assert not [name for name, *_ in told(shop) if name == "recall_canary_share"]
     shop.steers("adopt_playbook", effective_at=shop.clock, version=canary.version, share=0.1)

@@ -14,7 +14,7 @@ import orjson
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from schemas.topics import TOPICS
-from schemas.values import rfc3339
+from schemas.values import ID_CHARS_MAX, rfc3339
 from worker.partitioner import Partitioner
 from worker.stream.exits import UnavailableError
 
@@ -126,9 +126,14 @@ def erase(settings: Settings, user: str) -> str:
     """Write that a user is to be erased; return where it lies.
 
     Raises:
+        AskError: where it can be no user's id.
         UnavailableError: where the broker did not take it; doing it again does no harm.
 
     """
+    if not 1 <= len(user) <= ID_CHARS_MAX or user.startswith("\0"):
+        raise AskError(
+            f"user = {user!r}: allowed is an id of 1 to {ID_CHARS_MAX} characters that does not begin with NUL"
+        )
     key, said = user.encode(), []
     number = Partitioner(settings.partitions).of(key)
     record = {

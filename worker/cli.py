@@ -169,6 +169,9 @@ def replay(
     salt: SaltOption = None,
     horizons_days: HorizonsOption = None,
     grant: GrantOption = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Page (Markdown) to write about what was decided.", dir_okay=False)
+    ] = None,
 ) -> None:
     """Run the worker's own rules over a recorded history, without a broker.
 
@@ -179,7 +182,7 @@ def replay(
     with plainly(), _file_errors():
         source = _data_set(files)
         given = _given(playbook, currency, timezone, partitions, live_from, salt, horizons_days)
-        _replay(_settings_of(source, given), files, source, out, form, _grants(grant))
+        _replay(_settings_of(source, given), files, source, out, form, _grants(grant), report)
 
 
 @import_app.command("online-retail")
@@ -674,7 +677,13 @@ def _grants(texts: list[str] | None) -> list[Grant]:
 
 
 def _replay(
-    config: Settings, files: list[Path], source: Source | None, out: Path | None, form: Form, grants: list[Grant]
+    config: Settings,
+    files: list[Path],
+    source: Source | None,
+    out: Path | None,
+    form: Form,
+    grants: list[Grant],
+    report: Path | None,
 ) -> None:
     from worker.outputs import Files
     from worker.replay import Replay
@@ -703,6 +712,11 @@ def _replay(
     if run.products.counts["taken"] or run.products.counts["refused"]:
         console.print(facts([("catalogue", numbers(run.products.counts, f"{len(run.products.catalog):,} products: "))]))
     console.print(outcome(tally, run.counts))
+    if report is not None:
+        from worker.policy_report import page
+
+        report.write_text(page(tally, config, run.partitions[0].shared.playbook, total, grants), encoding="utf-8")
+        console.print(facts([("report", str(report))]))
     if written is not None:
         console.print(facts([("written to", str(out)), ("", ", ".join(path.name for path in written.written))]))
 

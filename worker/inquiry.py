@@ -117,7 +117,9 @@ class Pages:
         number = self._partitioner.of(user)
         works = [lane.work for lane in self._lanes if lane.number == number and lane.group.has_rows]
         if not works:
-            return _answer(404, f"partition {number} has the user, and this worker does not have it: ask the one that has")
+            return _answer(
+                404, f"partition {number} has the user, and this worker does not have it: ask the one that has"
+            )
         [work] = works
         if not isinstance(work, Partition):
             return _answer(503, f"partition {number} is on its way: ask again")

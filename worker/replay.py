@@ -2,7 +2,8 @@
 
 The history is split by key as the topics are, and merged as the worker merges a backlog. Where it has no control
 records, the replay writes what a worker fed with it would read: a tick at each midnight of the shop, what the trainer
-says, and what was granted, from the first midnight on. All partitions come to a midnight before the trainer runs and any goes on.
+says, and what was granted, from the first midnight on. All partitions come to a midnight before the trainer runs and
+any goes on.
 """
 
 from __future__ import annotations

@@ -55,18 +55,12 @@ def _value(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "worth", "no order yet"
     else:
         year = "1 order" if rfm["f_orders"] == 1 else f"{rfm['f_orders']} orders"
-        yield (
-            "worth",
-            f"{year} and {rfm['m']} {currency} net within a year, {value['orders']} in all; "
-            f"{value['aov']} an order; the last one {rfm['r_days']} days ago",
-        )
+        total = f"{year} and {rfm['m']} {currency} net within a year, {value['orders']} in all"
+        yield "worth", f"{total}; {value['aov']} an order; the last one {rfm['r_days']} days ago"
     if value["ltv"] is not None:
         ltv = value["ltv"]
-        yield (
-            "to come",
-            f"margin of {ltv['margin_90d']} (+-{ltv['error_90d']}) in 90 days, "
-            f"{ltv['margin_365d']} (+-{ltv['error_365d']}) in a year",
-        )
+        soon, year = f"{ltv['margin_90d']} +- {ltv['error_90d']}", f"{ltv['margin_365d']} +- {ltv['error_365d']}"
+        yield "to come", f"margin of {soon} in 90 days, {year} in a year"
     yield "active", f"last {_time(value['active_at'])}" if value["active_at"] else "never"
     liked = [*value["categories"][:NAMES_SHOWN], *value["items"][:NAMES_SHOWN]]
     if liked:
@@ -81,7 +75,9 @@ def _risk(risk: Mapping[str, Any] | None, alive: float | None) -> str:
         return "not known: no model is in force, or the user does not want to be scored"
     level = f", {risk['level']}" if risk["level"] else ""
     there = "" if alive is None else f"; still there: {alive:.2f}"
-    head = f"{risk['probability']:.2f} of no order in {risk['horizon_days']} days{level} (model {risk['model_version']})"
+    head = (
+        f"{risk['probability']:.2f} of no order in {risk['horizon_days']} days{level} (model {risk['model_version']})"
+    )
     return "\n".join([head + there, *(f"- {factor['text']}" for factor in risk["top_factors"])])
 
 

@@ -137,9 +137,7 @@ def _value(customers: Customers, kept: Kept) -> dict[str, Any]:
         "last_order_at": _at(state.last_order_at),
         "active_at": _at(state.active_at),
         "rfm": None if rfm is None else {"r_days": rfm.r, "f_orders": rfm.f, "m": text(rfm.m)},
-        "scores": None
-        if rfm is None or state.orders < value.SCORED_FROM_ORDERS
-        else book.cuts.score(rfm)._asdict(),
+        "scores": None if rfm is None or state.orders < value.SCORED_FROM_ORDERS else book.cuts.score(rfm)._asdict(),
         "aov": text(round(value.order_value(state))) if state.orders else None,
         "currency": shop.currency.code,
         "points": None if state.account.points < 0 else state.account.points,
@@ -245,7 +243,12 @@ def foresee(customers: Customers, kept: Kept) -> list[dict[str, Any]]:
 
 def _raising(at: int, error: Exception) -> dict[str, Any]:
     """Return what is told of a timer that will raise: of the error its type alone, since its text may hold data."""
-    return dict.fromkeys(_NEXT) | {"at": rfc3339(at), "outcome": "raises", "reason": type(error).__name__, "command": None}
+    return dict.fromkeys(_NEXT) | {
+        "at": rfc3339(at),
+        "outcome": "raises",
+        "reason": type(error).__name__,
+        "command": None,
+    }
 
 
 def _decision(decision: Mapping[str, Any], touches: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
