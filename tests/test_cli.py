@@ -304,7 +304,7 @@ class Fed:
 
     def __init__(self, retail):
         self.show = demo.prepare(retail, users=1, days=1)
-        n = len(self.show.records)
+        n = self.show.data
         self.sent = {("orders", 0): n, ("control", 0): 300}
         self.records = [PartitionRecord(offsets={"orders": n, "control": 302})]
         self.counts = {"dead.malformed": 1, "command.care-letter": 1}

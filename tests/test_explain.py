@@ -9,7 +9,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application
 from bench import Bench
-from customers import SmallShop, later, ms, playbook, scorer
+from customers import SmallShop, scorer
 from live import EVERY_TOPIC, stop
 from typer.testing import CliRunner
 

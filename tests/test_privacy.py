@@ -177,3 +177,4 @@ def test_what_can_be_no_users_id_is_not_erased(user, embedded):
     embedded.create_topic("profiles", 4)
     told = recall("erase", user, "--yes", code=2, RECALL_BROKER=embedded.address)
     assert "allowed is an id of 1 to 256 characters" in told
+    assert user not in told

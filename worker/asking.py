@@ -132,7 +132,7 @@ def erase(settings: Settings, user: str) -> str:
     """
     if not 1 <= len(user) <= ID_CHARS_MAX or user.startswith("\0"):
         raise AskError(
-            f"user = {user!r}: allowed is an id of 1 to {ID_CHARS_MAX} characters that does not begin with NUL"
+            f"user of {len(user)} characters: allowed is an id of 1 to {ID_CHARS_MAX} characters, the first not NUL"
         )
     key, said = user.encode(), []
     number = Partitioner(settings.partitions).of(key)
