@@ -59,6 +59,8 @@ class InForce(NamedTuple):
     """How long after the last activity silence is noticed."""
     currency: Currency
     signals: tuple[Signal, ...]
+    order_value_bounds: tuple[int, int]
+    """From which mean order value on, in minor units, a silent user's potential has one point, and two."""
 
     @classmethod
     def of(cls, playbook: Playbook, shop: Shop) -> InForce:
@@ -75,7 +77,17 @@ class InForce(NamedTuple):
         silent_after_ms = rules.silence_days * DAY_MS + SETTLE_MS
         cuts = playbook.cut_points(shop.currency)
         signals = tuple(map(_compiled, playbook.signals))
-        return cls(playbook, playbook.version, rules, cuts, holdout, silent_after_ms, shop.currency, signals)
+        return cls(
+            playbook,
+            playbook.version,
+            rules,
+            cuts,
+            holdout,
+            silent_after_ms,
+            currency=shop.currency,
+            signals=signals,
+            order_value_bounds=playbook.order_value_bounds(shop.currency),
+        )
 
 
 def _compiled(signal: model.Signal) -> Signal:
