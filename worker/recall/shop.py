@@ -9,6 +9,7 @@ import msgspec
 from worker.recall.days import DAY_MS, SETTLE_MS, Days
 from worker.recall.money import Currency
 from worker.recall.policy.budget import Budget
+from worker.recall.policy.costs import Prices
 from worker.recall.policy.holdout import Holdout
 from worker.recall.policy.signals import Signal, condition
 from worker.recall.rfm import CutPoints
@@ -57,6 +58,7 @@ class InForce(NamedTuple):
     holdout: Holdout
     silent_after_ms: int
     """How long after the last activity silence is noticed."""
+    prices: Prices
     currency: Currency
     signals: tuple[Signal, ...]
     order_value_bounds: tuple[int, int]
@@ -75,17 +77,16 @@ class InForce(NamedTuple):
         holdout = Holdout(shop.salt, playbook.holdout.share, playbook.holdout.epoch_days)
         rules = playbook.tier_rules()
         silent_after_ms = rules.silence_days * DAY_MS + SETTLE_MS
-        cuts = playbook.cut_points(shop.currency)
-        signals = tuple(map(_compiled, playbook.signals))
         return cls(
-            playbook,
-            playbook.version,
-            rules,
-            cuts,
-            holdout,
-            silent_after_ms,
+            playbook=playbook,
+            version=playbook.version,
+            rules=rules,
+            cuts=playbook.cut_points(shop.currency),
+            holdout=holdout,
+            silent_after_ms=silent_after_ms,
+            prices=Prices.of(playbook, shop.currency),
             currency=shop.currency,
-            signals=signals,
+            signals=tuple(map(_compiled, playbook.signals)),
             order_value_bounds=playbook.order_value_bounds(shop.currency),
         )
 
