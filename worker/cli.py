@@ -18,6 +18,7 @@ from worker.console import (
     letters_of,
     make_console,
     make_progress,
+    numbers,
     outcome,
     reasons,
     record_facts,
@@ -76,7 +77,8 @@ AtOption = Annotated[
     ),
 ]
 UntilOption = Annotated[
-    datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="When it ends; never if not given.", metavar="TIME")
+    datetime | None,
+    typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="When it ends; never if not given.", metavar="TIME"),
 ]
 PlaceArgument = Annotated[str, typer.Argument(metavar="PARTITION:OFFSET", help="Where the letter lies, as listed.")]
 
@@ -561,6 +563,8 @@ def _replay(
     if source is not None:
         console.print(accounting(source))
     console.print(facts([("records", f"{total:,} in {config.partitions} partitions")]))
+    if run.products.counts["taken"] or run.products.counts["refused"]:
+        console.print(facts([("catalogue", numbers(run.products.counts, f"{len(run.products.catalog):,} products: "))]))
     console.print(outcome(tally, run.counts))
     if written is not None:
         console.print(facts([("written to", str(out)), ("", ", ".join(path.name for path in written.written))]))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from schemas.snapshots import Snapshot
+    from worker.catalog import Products
     from worker.recall.days import Days
     from worker.recall.profile import Profile
     from worker.recall.shop import Shared
@@ -98,6 +99,24 @@ def _model_events(counts: Mapping[int, Mapping[str, int]]) -> CounterMetricFamil
         for event in _MODEL_EVENTS:
             family.add_metric([str(number), event], of_one.get(event, 0))
     return family
+
+
+class CatalogCollector:
+    """Reads off, when asked, what this process has read of the catalogue."""
+
+    def __init__(self, products: Products) -> None:
+        self._products = products
+
+    def describe(self) -> Iterable[Metric]:
+        """Have the registry not ask before the app runs."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        records = CounterMetricFamily("recall_catalog_records", "Records of the catalogue.", labels=["outcome"])
+        for outcome, n in self._products.counts.items():
+            records.add_metric([outcome], n)
+        yield records
+        yield GaugeMetricFamily("recall_catalog_products", "Products known.", value=len(self._products.catalog))
 
 
 class TrainingCollector:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import orjson
 
 from schemas.snapshots import Snapshot, read_model
-from schemas.topics import CONTROL, SOURCE_TOPICS, TRAINING
+from schemas.topics import CATALOG, CONTROL, SOURCE_TOPICS, TRAINING
 from schemas.values import rfc3339
 from worker import bootstrap
+from worker.catalog import Products
 from worker.partitioner import Partitioner
 from worker.recall.risk.scorer import Scorer
 from worker.stream.partition import Partition, Unit
@@ -85,7 +86,8 @@ class Replay:
     ) -> None:
         self.settings = settings
         self.models: dict[tuple[int, int], Scorer] = {}
-        self.customers = bootstrap.customers(settings, self.models)
+        self.products = Products(settings.shop().currency)
+        self.customers = bootstrap.customers(settings, self.models, self.products.catalog)
         self.trainers = [bootstrap.trainer(settings, horizon_days) for horizon_days in settings.horizons_days]
         self.partitions: list[Partition[Profile, Shared]] = [
             Partition(bootstrap.layout(n, settings), self.customers, {}, rows_max=rows_max, records_max=records_max)
@@ -112,7 +114,9 @@ class Replay:
             yield from ((key, row) for key, row in partition.rows.items() if key != PARTITION_KEY)
 
     def run(self, topics: Mapping[str, Chunks]) -> None:
-        """Go through the whole history, and to the first midnight after it."""
+        """Go through the whole history, and to the first midnight after it; through its catalogue before all else."""
+        for chunk in topics.get(CATALOG, ()):
+            self._stock(chunk)
         cursors = {topic: topics[topic] for topic in topics if topic in SOURCE_TOPICS}
         recorded = CONTROL in cursors
         if recorded and self._grants:
@@ -135,8 +139,10 @@ class Replay:
         Midnights come one after the other, each with the records since the one before; `close` ends the history.
         """
         self._expect(CONTROL, more=True)
-        cursors = {topic: chunks for topic, chunks in by_topic(records).items() if topic in SOURCE_TOPICS}
-        for topic in sorted(cursors):
+        cursors = by_topic(records)
+        for chunk in cursors.pop(CATALOG, ()):
+            self._stock(chunk)
+        for topic in sorted(cursors.keys() & SOURCE_TOPICS):
             self._read(topic, cursors)
         self._close_day(midnight, {})
 
@@ -195,6 +201,13 @@ class Replay:
         for partition, records in zip(self.partitions, fed, strict=True):
             partition.feed(topic, records)
         self._progress(len(chunk))
+
+    def _stock(self, chunk: Iterable[HistoryRecord]) -> None:
+        """Take records of the catalogue."""
+        for record in chunk:
+            self.products.take(record.key or None, record.value, self._offsets[CATALOG, 0])
+            self._offsets[CATALOG, 0] += 1
+            self._progress(1)
 
     def _addressed(self, key: bytes) -> Iterable[int]:
         """Return the partitions of a control record: its key is a number, or empty for all of them."""
