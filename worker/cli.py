@@ -300,6 +300,39 @@ def evaluate(
         command.run(sets or (), data, out, learner=learner, draws=resamples, console=make_console())
 
 
+@app.command("check")
+def check_playbook(
+    file: InputFile,
+    grant: Annotated[
+        list[str] | None,
+        typer.Option(help="Money a day that a budget is to have; may be given several times.", metavar="BUDGET=AMOUNT"),
+    ] = None,
+) -> None:
+    """Look for what is wrong with a playbook before it costs: mistakes, plays that no one can reach, rules that clash.
+
+    With --grant also whether the money pays for a contact in every partition. Exits with 1 where
+    there is an error; warnings are for a person to judge.
+    """
+    from worker import settings
+    from worker.recall.playbook import read
+    from worker.recall.playbook.check import check
+
+    with plainly():
+        config = settings.load()
+        grants = {given.budget: given.amount for given in _grants(grant)}
+        try:
+            told = read.read(file)
+            findings = check(told, grants=grants, partitions=config.partitions, horizons_days=config.horizons_days)
+        except read.PlaybookError as error:
+            findings = list(error.findings)
+    for finding in findings:
+        typer.echo(f"{finding.level}: {read.told(str(file), finding)}")
+    errors = sum(finding.level == "error" for finding in findings)
+    typer.echo(f"{file}: {_some(errors, 'error')}, {_some(len(findings) - errors, 'warning')}")
+    if errors:
+        raise typer.Exit(1)
+
+
 @app.command("adopt-playbook")
 def adopt_playbook(
     file: InputFile,
@@ -528,6 +561,10 @@ def _data_set(files: list[Path]) -> Source | None:
         told = ", ".join(f"{path.name} ({form})" for path, form in forms.items())
         raise ValueError(f"files: {told}: allowed are histories, or one data set")
     return open_source(files[0])
+
+
+def _some(n: int, what: str) -> str:
+    return f"{n or 'no'} {what}{'' if n == 1 else 's'}"
 
 
 def _grants(texts: list[str] | None) -> list[Grant]:
