@@ -235,6 +235,7 @@ class Customers:
         book = self._in_force(shared)
         transition = value.evaluate(state, context.clock, cause, book.cuts, book.rules, self._days)
         effects = [] if transition is None else self._moved(state, shared, transition, context)
+        state.rhythm_due = openings.rhythm_due(state, book)
         self._schedule(state, shared, context.clock)
         return effects
 
@@ -312,9 +313,12 @@ class Customers:
     def _off_rhythm(self, state: Profile, shared: Shared, due: int, context: Context) -> list[Effect]:
         """Note that an order is overdue, unless a source is down."""
         if not self._sources_live(shared, due):
-            state.held_until = due + HELD_RETRY_MS
+            state.rhythm_due = due + HELD_RETRY_MS
             return [Count("rhythm held")]
-        return self._opened(state, shared, [openings.by_rhythm(state, self._in_force(shared), due)], context)
+        book = self._in_force(shared)
+        effects = self._opened(state, shared, [openings.by_rhythm(state, book, due)], context)
+        state.rhythm_due = openings.rhythm_due(state, book)
+        return effects
 
     def sources_down(self, shared: Shared, at: int) -> list[str]:
         """Say which required sources give no sign of life at a time."""
@@ -364,6 +368,7 @@ class Customers:
         if remembered and (today - summary_day) % SUMMARY_DAYS < VISIT_DAYS:
             effects.append(self._summary(state, told, today, active=active))
         if active:
+            state.rhythm_due = openings.rhythm_due(state, book)  # under the playbook of now
             effects += self._seen(state, shared, told, due, context, sampled=sampled)
         return effects
 
@@ -648,7 +653,6 @@ class Customers:
         if drop_due is not None:
             state.fall_due = min(state.fall_due, drop_due)
         state.silence_due = self._silence_due(state, book)
-        state.rhythm_due = max(openings.rhythm_due(state, book), state.held_until)
         episode = state.episode
         decision_due = NEVER if episode is None or episode.decided else episode.due
         state.other_due = min(self._quiet_due(state), decision_due)
