@@ -159,4 +159,3 @@ def is_last(play: Play, rung: int) -> bool:
 def no_feedback(unheard: int, playbook: Playbook) -> bool:
     """Tell whether so many touches came to nothing that the feedback itself must be missing."""
     return unheard >= playbook.ladder.alarm_after
-
