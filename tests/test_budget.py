@@ -118,9 +118,7 @@ def test_a_later_grant_takes_the_place_and_what_was_spent_stays_spent():
 
 def test_after_its_end_a_campaign_of_the_same_name_begins_anew():
     before = spend(campaign(until=MIDNIGHT + 1), 70 * EURO)
-    after = granted(
-        before, amount=100 * EURO, period="campaign", until=0, shadow_price=0.0, at=MIDNIGHT + 1, day=TODAY
-    )
+    after = granted(before, amount=100 * EURO, period="campaign", until=0, shadow_price=0.0, at=MIDNIGHT + 1, day=TODAY)
     assert left(after, MIDNIGHT + 1) == 100 * EURO
 
 
@@ -166,14 +164,14 @@ def test_settling_loses_no_micro(amount, core_share, steps):
     """A campaign's books are those of a clerk who writes down every sum, and charges stop where his are full."""
     budget, at = campaign(amount), MIDNIGHT
     spent = outside = 0
-    for i, (wait, what, micros, core) in enumerate(steps):
+    for i, (wait, what, wanted, core) in enumerate(steps):
         at += wait
         if what == "charge":
-            micros = min(micros, left(budget, at, core=core, core_share=core_share))
+            micros = min(wanted, left(budget, at, core=core, core_share=core_share))
             budget = spend(budget, micros, at, core=core, core_share=core_share)
             assert spent + micros <= amount or micros == 0
         else:
-            micros = micros if i % 2 else -micros
+            micros = wanted if i % 2 else -wanted
             budget = settle(budget, -micros, core=core, day=DAYS.of(at))
         spent += micros
         outside += 0 if core else micros
@@ -184,10 +182,11 @@ def test_settling_loses_no_micro(amount, core_share, steps):
 def test_overruns_of_days_are_made_up_for_to_the_micro(amount, steps):
     """What the days cost together never passes what was granted for them, but for what is still owed."""
     budget, at, cost = daily(amount), MIDNIGHT, 0
-    for wait, what, micros, core in steps:
+    for wait, what, wanted, core in steps:
         at += wait
+        micros = wanted
         if what == "charge":
-            micros = min(micros, left(budget, at, core=core))
+            micros = min(wanted, left(budget, at, core=core))
             budget = spend(budget, micros, at, core=core)
         else:
             budget = settle(budget, -micros, core=core, day=DAYS.of(at))
@@ -217,7 +216,10 @@ def test_the_partitions_have_the_days_capacity_together(per_day, partitions, day
 @settings(max_examples=20)
 @given(per_day=st.integers(0, 20), partitions=st.integers(1, 16))
 def test_over_as_many_days_each_partition_has_the_same(per_day, partitions):
-    served = [sum(capacity(per_day, partition=p, partitions=partitions, day=d) for d in range(partitions)) for p in range(partitions)]
+    served = [
+        sum(capacity(per_day, partition=p, partitions=partitions, day=d) for d in range(partitions))
+        for p in range(partitions)
+    ]
     assert set(served) == {per_day}
 
 

@@ -213,7 +213,8 @@ class Customers:
         if episode is None or episode.command_id is None or context.clock > episode.not_after:
             return []
         book = self._in_force(shared).playbook
-        if eligibility.forbids(state, episode.channel, episode.purpose, book) is None:
+        allowed = eligibility.allows(state, episode.channel, episode.purpose, book)
+        if allowed and eligibility.forbids(state) is None:
             return []
         effects = self._end(state, shared, "withdrawn", context)
         self._schedule(state, shared, context.clock)
@@ -528,7 +529,11 @@ class Customers:
             return "holdout"
         if play is None:
             return "no play"
-        reason = eligibility.refusal(state, play, book.playbook, at)
+        reason = eligibility.forbids(state) or eligibility.channel_refusal(
+            state, play.rungs[0], play.purpose, book.playbook, at
+        )
+        if reason is None and eligibility.capped(state, book.playbook, at):
+            reason = "cap"
         if reason is not None:
             return reason
         if at < self.shop.live_from:

@@ -49,10 +49,11 @@ Score = Annotated[int, Field(ge=1, le=5)]
 Days = Annotated[int, Field(ge=0, le=3650)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=6)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Template = Annotated[str, Field(min_length=1, max_length=128)]
-Clock = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
-"""A time of the day such as 21:00."""
+CLOCK_PATTERN: Final = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
+Clock = Annotated[str, Field(pattern=CLOCK_PATTERN)]
 Activity = Literal[
     "session",
     "check_in",
@@ -76,9 +77,19 @@ DO_NOTHING: Final = "nothing"
 """The arm that is always there; no play may be called so."""
 
 
-def wrong(place: tuple[int | str, ...], message: str) -> PydanticCustomError:
-    """Return an error about a place below the section that is being checked."""
-    return PydanticCustomError("playbook", "{told}", {"told": message, "place": place})
+def wrong(place: tuple[int | str, ...], said: str, value: object = None) -> PydanticCustomError:
+    """Return an error about a place below what is being checked; `value` is what stands there, else what is checked."""
+    return PydanticCustomError("playbook", "{said}", {"said": said, "place": place, **_shown(value)})
+
+
+def unknown(place: tuple[int | str, ...], name: str, what: str, allowed: tuple[str, ...]) -> PydanticCustomError:
+    """Return an error about a name that stands for nothing."""
+    told = {"what": what, "place": place, "allowed": allowed, **_shown(name)}
+    return PydanticCustomError("unknown_name", "no such {what}", told)
+
+
+def _shown(value: object) -> dict[str, object]:
+    return {} if value is None else {"value": value}
 
 
 class _Section(BaseModel):
@@ -123,7 +134,7 @@ class ValueRules(_Section):
     """What turns revenue into margin."""
 
     margin_rate: Share = 0.35
-    """Share of net revenue that is left after the cost of goods and delivery, where the catalog has no category's own."""
+    """Share of net revenue left after the cost of goods and delivery, where the catalog has no category's own."""
 
 
 class HoldoutRules(_Section):
@@ -189,10 +200,8 @@ class RiskLevels(_Section):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if not self.margin < self.raised < self.high:
-            raise wrong(
-                ("raised",),
-                f"raised = {self.raised:g}: allowed is above margin ({self.margin:g}) and below high ({self.high:g})",
-            )
+            allowed = f"allowed is above margin ({self.margin:g}) and below high ({self.high:g})"
+            raise wrong(("raised",), allowed, self.raised)
         return self
 
 
@@ -253,7 +262,7 @@ class PotentialRules(_Section):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.middle >= self.high:
-            raise wrong(("middle",), f"middle = {self.middle:g}: allowed is below high ({self.high:g})")
+            raise wrong(("middle",), f"allowed is below high ({self.high:g})", self.middle)
         return self
 
 
@@ -390,13 +399,13 @@ class Condition(_Section):
     @classmethod
     def _known(cls, feature: str) -> str:
         if feature not in FEATURES:
-            raise PydanticCustomError("unknown_name", "{told}", {"told": "no such feature", "allowed": FEATURES})
+            raise unknown((), feature, "feature", FEATURES)
         return feature
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
-            raise wrong(("at_least",), f"at_least = {self.at_least:g}: allowed is up to at_most ({self.at_most:g})")
+            raise wrong(("at_least",), f"allowed is up to at_most ({self.at_most:g})", self.at_least)
         try:
             condition(self.feature, at_least=self.at_least, at_most=self.at_most, fell_by=self.fell_by)
         except ConditionError as error:
@@ -426,11 +435,11 @@ class Incentive(_Section):
 
     @model_validator(mode="after")
     def _sane(self) -> Self:
-        values = self.face_values
-        if any(low >= high for low, high in pairwise(values)):
-            raise wrong(("face_values",), f"face_values = {_listed(values)}: allowed are values in rising order")
-        if self.form == "percent" and values[-1] > 100:  # noqa: PLR2004 - percent
-            raise wrong(("face_values",), f"face_values = {_listed(values)}: allowed is up to 100 percent")
+        shown = [str(value) for value in self.face_values]
+        if any(low >= high for low, high in pairwise(self.face_values)):
+            raise wrong(("face_values",), "allowed are values in rising order", shown)
+        if self.form == "percent" and self.face_values[-1] > 100:  # noqa: PLR2004 - percent
+            raise wrong(("face_values",), "allowed is up to 100 percent", shown)
         return self
 
 
@@ -496,26 +505,22 @@ class Play(_Section):
     @classmethod
     def _not_nothing(cls, name: str) -> str:
         if name == DO_NOTHING:
-            raise wrong((), f"allowed is any other name: {DO_NOTHING} stands for leaving a user alone")
+            raise wrong((), "allowed is any other name: this one stands for leaving a user alone")
         return name
 
     @model_validator(mode="after")
     def _sane(self) -> Self:
         if self.rungs != [rung for rung in RUNGS if rung in self.rungs]:
-            raise wrong(
-                ("rungs",), f"rungs = {_listed(self.rungs)}: allowed is each once, in the order {', '.join(RUNGS)}"
-            )
-        for channel in self.templates:
+            raise wrong(("rungs",), f"allowed is each once, in the order {', '.join(RUNGS)}", self.rungs)
+        for channel, template in self.templates.items():
             if channel not in self.rungs:
-                raise wrong(("templates", channel), f"templates.{channel}: allowed are the rungs {_listed(self.rungs)}")
+                raise wrong(("templates", channel), f"allowed is for its rungs: {', '.join(self.rungs)}", template)
         if self.signals and "signal" not in self.opening:
-            raise wrong(
-                ("signals",), "signals are named, and opening does not hold 'signal': allowed is both or neither"
-            )
+            raise wrong(("signals",), "allowed is with an opening by signal", self.signals)
         if self.steps and self.kind != "habit":
-            raise wrong(("steps",), f"steps are of plays of kind 'habit' alone; this one is of kind {self.kind!r}")
+            raise wrong(("kind",), "allowed is 'habit' where there are steps", self.kind)
         if self.kind == "habit" and not self.steps:
-            raise wrong(("kind",), "kind = 'habit': allowed is with steps, at least one")
+            raise wrong(("kind",), "allowed is with steps, at least one", self.kind)
         return self
 
     def fits(
@@ -581,9 +586,7 @@ class Playbook(_Section):
             names = [entry.name for entry in getattr(self, section)]
             for i, name in enumerate(names):
                 if name in names[:i]:
-                    raise wrong(
-                        (section, i, "name"), f"name = {name!r}: stands {names.count(name)} times; allowed is once"
-                    )
+                    raise wrong((section, i, "name"), f"stands {names.count(name)} times; allowed is once", name)
         signals = tuple(signal.name for signal in self.signals)
         for i, play in enumerate(self.plays):
             for j, name in enumerate(play.signals):
@@ -626,16 +629,6 @@ class Playbook(_Section):
         return currency.to_minor(first), currency.to_minor(second)
 
 
-def unknown(place: tuple[int | str, ...], name: str, what: str, allowed: tuple[str, ...]) -> PydanticCustomError:
-    """Return an error about a name that stands for nothing."""
-    told = {"told": f"no {what} of this name", "place": place, "name": name, "allowed": allowed}
-    return PydanticCustomError("unknown_name", "{told}", told)
-
-
 def _minute(clock: str) -> int:
     hours, minutes = clock.split(":")
     return 60 * int(hours) + int(minutes)
-
-
-def _listed(values: list[Decimal] | list[Channel]) -> str:
-    return ", ".join(f"{value:f}" if isinstance(value, Decimal) else value for value in values)

@@ -65,7 +65,9 @@ class Prices(NamedTuple):
     @classmethod
     def of(cls, playbook: Playbook, currency: Currency) -> Prices:
         """Read the amounts of a playbook."""
-        costs, contact, hidden = playbook.costs, {}, {}
+        costs = playbook.costs
+        contact: dict[tuple[str, str], int] = {}
+        hidden: dict[tuple[str, str], int] = {}
         for play in playbook.plays:
             for channel in play.rungs:
                 own, usual = play.cost.contact, playbook.channels.cost[channel]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from worker.recall.days import DAY_MS
 
 if TYPE_CHECKING:
+    from schemas.values import Channel
     from worker.recall.playbook import Cap, Play, Playbook
     from worker.recall.profile import Profile
 
@@ -30,7 +31,7 @@ def capped(profile: Profile, playbook: Playbook, at: int) -> bool:
     return _full(profile, playbook.caps.user, at)
 
 
-def channel_refusal(profile: Profile, channel: str, purpose: str, playbook: Playbook, at: int) -> str | None:
+def channel_refusal(profile: Profile, channel: Channel, purpose: str, playbook: Playbook, at: int) -> str | None:
     """Return why the channel must not be used for the user at this time, or None."""
     if not allows(profile, channel, purpose, playbook):
         return "no consent"
