@@ -241,14 +241,14 @@ def schema(
     *,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where a file is stale.")] = False,
 ) -> None:
-    """Write the JSON Schema of every contract."""
+    """Write the JSON Schema of every contract, and an AsyncAPI document of all topics."""
     import schemas
     from schemas import generate
 
-    target = directory or Path(schemas.__file__).parent / "json"
+    target = directory or Path(schemas.__file__).parent
     if not check:
         with plainly():
-            typer.echo(f"{len(generate.generate(target))} schemas written to {target}")
+            typer.echo(f"{len(generate.generate(target))} files written to {target}")
         return
     stale = generate.stale(target)
     if stale:
