@@ -92,6 +92,7 @@ class PriceIncentive(Closed):
     form: Literal["percent", "amount", "points"] = Field(description="Form of the incentive.")
     face_value: DecimalText = Field(description="Percent, major units or points, by form.")
     currency: CurrencyCode | None = Field(None, description="ISO 4217 code, where the form is amount.")
+    points: Count = Field(0, description="Loyalty points given beside it, without a threshold.")
 
 
 class Task(Closed):

@@ -1,6 +1,7 @@
 """The rules over whole histories: what goes out, to whom, when, and that nothing is lost on the way."""
 
 import json
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from functools import cache
 from itertools import islice
@@ -18,7 +19,7 @@ from worker import demo, settings
 from worker.recall.days import DAY_MS, HOUR_MS, SETTLE_MS
 from worker.recall.policy.holdout import CONTROL, Holdout
 from worker.recall.risk.share import PRIOR
-from worker.replay import Replay, by_topic, tick
+from worker.replay import Replay, by_topic, midnights, tick
 from worker.simulate import CURRENCY, TIMEZONE, simulate
 from worker.sources import open_source
 from worker.sources.history import HistoryRecord
@@ -193,6 +194,24 @@ def test_nobody_of_the_holdout_is_touched():
 @pytest.mark.parametrize("partitions", [1, 4])
 def test_partitions_change_no_command(partitions):
     assert ids(simulated(partitions)) == ids(simulated(3))
+
+
+def test_a_replay_day_by_day_is_the_replay():
+    whole = simulated(3)
+    records = list(simulate(**SIMULATED))
+    outputs = defaultdict(list)
+    replay = Replay(whole.replay.settings, lambda _, output: outputs[output.topic].append(output))
+    begin = 0
+    for midnight in midnights(records[0].recorded_at, replay.customers.shop.days):
+        end = bisect_right(records, midnight, begin, key=lambda record: record.recorded_at)
+        replay.advance(midnight, records[begin:end])
+        begin = end
+        if begin == len(records):
+            break
+    replay.close()
+    assert outputs == whole.outputs
+    assert dict(replay.rows()) == dict(whole.replay.rows())
+    assert replay.counts == whole.counts
 
 
 @cache

@@ -15,6 +15,7 @@ import structlog
 from schemas.topics import CONTROL, MODEL, SOURCE_TOPICS, TRAINING
 from schemas.values import rfc3339
 from worker import bootstrap, settings, topics
+from worker.inquiry import Pages
 from worker.models import Models
 from worker.monitoring import CustomersCollector, ModelCollector, TrainingCollector
 from worker.stream.committer import CommitSettings
@@ -116,6 +117,7 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
     app.metrics.registry.register(CustomersCollector(app.lanes))
     app.metrics.registry.register(TrainingCollector(app.lanes))
     app.metrics.registry.register(ModelCollector(models.latest.values, app.lanes, customers.shop.days))
+    app.pages.append(Pages(app.lanes, customers, config).add)
     app.on_before_shutdown.connect(models.on_shutdown)
     if config.clock == "wall":
         _write_ticks(app, config.tick_s, wall)

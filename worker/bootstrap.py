@@ -42,6 +42,7 @@ def trainer(
         measures=measures,
         last_version=last_version,
         learner=settings.learner,
+        sums_choices=horizon_days == settings.shop().horizon_days,
     )
 
 

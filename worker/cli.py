@@ -27,6 +27,7 @@ from worker.stream.exits import EXIT_REFUSED, EXIT_UNAVAILABLE, RefusedError, Un
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from worker.grants import Grant
     from worker.outputs import Form
     from worker.replay import Chunks
     from worker.settings import Settings
@@ -61,6 +62,22 @@ OutputFile = Annotated[
 ]
 
 
+GrantOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Money a day for a budget, from the first midnight on; may be given several times.",
+        metavar="BUDGET=AMOUNT[:LAMBDA]",
+    ),
+]
+AtOption = Annotated[
+    datetime,
+    typer.Option(
+        formats=["%Y-%m-%dT%H:%M:%S%z"], help="From when on it holds, as in 2026-01-05T00:00:00Z.", metavar="TIME"
+    ),
+]
+UntilOption = Annotated[
+    datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="When it ends; never if not given.", metavar="TIME")
+]
 PlaceArgument = Annotated[str, typer.Argument(metavar="PARTITION:OFFSET", help="Where the letter lies, as listed.")]
 
 
@@ -141,6 +158,7 @@ def replay(
     horizons_days: Annotated[
         str | None, typer.Option(help="Days that the risk looks ahead, separated by commas; the first is acted on.")
     ] = None,
+    grant: GrantOption = None,
 ) -> None:
     """Run the worker's own rules over a recorded history, without a broker.
 
@@ -162,7 +180,7 @@ def replay(
             "horizons_days": horizons_days,
         }
         config = settings.load(**{name: value for name, value in given.items() if value is not None})
-        _replay(config, files, source, out, form)
+        _replay(config, files, source, out, form, _grants(grant))
 
 
 @import_app.command("online-retail")
@@ -283,25 +301,94 @@ def evaluate(
 @app.command("adopt-playbook")
 def adopt_playbook(
     file: InputFile,
-    at: Annotated[
-        datetime,
-        typer.Option(
-            formats=["%Y-%m-%dT%H:%M:%S%z"], help="From when on it holds, as in 2026-01-05T00:00:00Z.", metavar="TIME"
-        ),
-    ],
+    at: AtOption,
+    share: Annotated[
+        float, typer.Option(help="Of the users, by a hash; the playbook before stays for the rest.")
+    ] = 1.0,
 ) -> None:
-    """Bring a playbook into force from a time on, in every partition.
+    """Bring a playbook into force from a time on, in every partition; with --share for some of the users.
 
     The workers must have been given the file: one that does not know the playbook holds its partition
     until it does.
     """
-    from worker import settings
-    from worker.adopt import adopt
+    from worker import control, settings
 
     with plainly():
         config = settings.load()
-        version = adopt(config, file, at)
-    typer.echo(f"{version} holds from {at.isoformat()} on, in {config.partitions} partitions")
+        version = control.adopt(config, file, at, share)
+    users = "" if share == 1 else f" for {share:.0%} of the users"
+    typer.echo(f"{version} holds{users} from {at.isoformat()} on, in {config.partitions} partitions")
+
+
+@app.command()
+def grant(
+    budget: Annotated[str, typer.Argument(help="Its name, as plays have it.")],
+    amount: Annotated[str, typer.Option(help="For all partitions together, in the shop's currency.")],
+    at: AtOption,
+    period: Annotated[
+        Literal["day", "campaign"], typer.Option(help="Renewed each day of the shop's, or given once.")
+    ] = "day",
+    until: UntilOption = None,
+    shadow_price: Annotated[
+        str, typer.Option(help="Lambda: what one unit of money would have earned elsewhere.")
+    ] = "0",
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Even if it could pay for nothing.")] = False,
+) -> None:
+    """Grant money for touches; a later grant of the same budget takes its place.
+
+    It is split evenly over the partitions: one that pays for less than a contact in each is refused.
+    """
+    from worker import control, settings
+    from worker.grants import Grant
+    from worker.recall.money import exact, micros, micros_text
+
+    with plainly():
+        config = settings.load()
+        given = Grant(
+            budget, micros(amount), period, None if until is None else control.ms(until), exact(shadow_price, "lambda")
+        )
+        control.grant(config, given, at, force=force)
+    told = f"{micros_text(given.amount)} {config.currency}{' a day' if period == 'day' else ''}"
+    typer.echo(f"{budget}: {told} from {at.isoformat()} on, split over {config.partitions} partitions")
+
+
+@app.command()
+def approve(
+    play: Annotated[str, typer.Argument(help="Its name in the playbook.")], at: AtOption, until: UntilOption = None
+) -> None:
+    """Let a play be played that waits for it (approval = true)."""
+    from worker import control, settings
+
+    with plainly():
+        config = settings.load()
+        control.approve(config, play, at, until)
+    typer.echo(f"{play} may be played from {at.isoformat()} on, in {config.partitions} partitions")
+
+
+@app.command()
+def stop() -> None:
+    """Let no command leave any more, from when the workers read this: at the live edge, within seconds.
+
+    What has left is not called back. Decisions go on, and are recorded as stopped.
+    """
+    from worker import control, settings
+
+    with plainly():
+        config = settings.load()
+        control.stop(config)
+    typer.echo(f"stopped, in {config.partitions} partitions; `recall resume` lets commands leave again")
+
+
+@app.command()
+def resume() -> None:
+    """Let commands leave again after `recall stop`; what was stopped is not made up for."""
+    from worker import control, settings
+
+    with plainly():
+        config = settings.load()
+        control.resume(config)
+    typer.echo(f"resumed, in {config.partitions} partitions")
 
 
 @app.command()
@@ -441,7 +528,15 @@ def _data_set(files: list[Path]) -> Source | None:
     return open_source(files[0])
 
 
-def _replay(config: Settings, files: list[Path], source: Source | None, out: Path | None, form: Form) -> None:
+def _grants(texts: list[str] | None) -> list[Grant]:
+    from worker.grants import Grant
+
+    return [Grant.of(text) for text in texts or ()]
+
+
+def _replay(
+    config: Settings, files: list[Path], source: Source | None, out: Path | None, form: Form, grants: list[Grant]
+) -> None:
     from worker.outputs import Files
     from worker.replay import Replay
     from worker.stream.process import calm_gc
@@ -460,7 +555,7 @@ def _replay(config: Settings, files: list[Path], source: Source | None, out: Pat
             if written is not None:
                 written.take(number, output)
 
-        run = Replay(config, emit, progress=lambda n: progress.advance(task, n))
+        run = Replay(config, emit, grants=grants, progress=lambda n: progress.advance(task, n))
         topics["orders"] = _watched(topics.get("orders", iter(())), tally)
         run.run(topics)
     if source is not None:

@@ -1,8 +1,8 @@
 """Runs the worker's own rules over a recorded history, without a broker.
 
 The history is split by key as the topics are, and merged as the worker merges a backlog. Where it has no control
-records, the replay writes what a worker fed with it would read: a tick at each midnight of the shop, and what the
-trainer says. All partitions come to a midnight before the trainer runs and any goes on.
+records, the replay writes what a worker fed with it would read: a tick at each midnight of the shop, what the trainer
+says, and what was granted, from the first midnight on. All partitions come to a midnight before the trainer runs and any goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from worker.stream.record import PARTITION_KEY
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from worker.grants import Grant
     from worker.recall.days import Days
     from worker.recall.profile import Profile
     from worker.recall.shop import Shared
@@ -77,6 +78,7 @@ class Replay:
         settings: Settings,
         emit: Callable[[int, Output], None],
         *,
+        grants: Iterable[Grant] = (),
         progress: Callable[[int], None] = lambda _: None,
         rows_max: int = 8192,
         records_max: int = 32768,
@@ -89,6 +91,8 @@ class Replay:
             Partition(bootstrap.layout(n, settings), self.customers, {}, rows_max=rows_max, records_max=records_max)
             for n in range(settings.partitions)
         ]
+        self._grants = list(grants)
+        """Those that are still to be written."""
         self._emit = emit
         self._progress = progress
         self._partitioner = Partitioner(settings.partitions)
@@ -111,6 +115,8 @@ class Replay:
         """Go through the whole history, and to the first midnight after it."""
         cursors = {topic: topics[topic] for topic in topics if topic in SOURCE_TOPICS}
         recorded = CONTROL in cursors
+        if recorded and self._grants:
+            raise ValueError("grants: allowed where the history has no control records; this one brings its own")
         for topic in (*cursors, CONTROL):
             self._expect(topic, more=True)
         while CONTROL in cursors:  # as the worker does: what control holds may act ahead
@@ -118,12 +124,25 @@ class Replay:
         self._read_on(cursors)
         if not recorded:
             for midnight in midnights(self._earliest, self.customers.shop.days):
-                self._control(tick(midnight), midnight)
-                self._read_on(cursors)
-                self._train()
+                self._close_day(midnight, cursors)
                 if not cursors and midnight > self._latest:
                     break
-            self._expect(CONTROL, more=False)
+        self.close()
+
+    def advance(self, midnight: int, records: Iterable[HistoryRecord]) -> None:
+        """Take what is recorded up to a midnight of the shop, and go there: for a history that answers to what comes out.
+
+        Midnights come one after the other, each with the records since the one before; `close` ends the history.
+        """
+        self._expect(CONTROL, more=True)
+        cursors = {topic: chunks for topic, chunks in by_topic(records).items() if topic in SOURCE_TOPICS}
+        for topic in sorted(cursors):
+            self._read(topic, cursors)
+        self._close_day(midnight, {})
+
+    def close(self) -> None:
+        """End the history: work off what is left."""
+        self._expect(CONTROL, more=False)
         self._work()
         held = {partition.held for partition in self.partitions if partition.held}
         if held:
@@ -145,6 +164,16 @@ class Replay:
                 return
             for topic in wanted:
                 self._read(topic, cursors)
+
+    def _close_day(self, midnight: int, cursors: dict[str, Chunks]) -> None:
+        """Bring all partitions to a midnight; then the trainers learn. What was granted holds from the first one on."""
+        for given in self._grants:
+            for number, value in enumerate(given.records(midnight, self.settings.currency, self.settings.partitions)):
+                self._control(value, midnight, number)
+        self._grants.clear()
+        self._control(tick(midnight), midnight)
+        self._read_on(cursors)
+        self._train()
 
     def _read(self, topic: str, cursors: dict[str, Chunks]) -> None:
         """Feed the next chunk of a topic to all partitions."""

@@ -29,7 +29,7 @@ DEFAULT_PLAYBOOK = Path(__file__).parent / "recall" / "playbook" / "default.toml
 
 
 PREFIX: Final = "RECALL_"
-SECRETS: Final = frozenset({"sasl_password", "salt"})
+SECRETS: Final = frozenset({"explain_token", "sasl_password", "salt"})
 """Fields whose value no message repeats."""
 NEAR: Final = 0.8
 """How alike a misspelt name is to the one that was meant, 0 to 1."""
@@ -98,6 +98,8 @@ class Settings(BaseSettings):
     stop_timeout_s: Annotated[float, Field(gt=0, le=300)] = 8.0
     """For the last commits at a stop; shorter than what whoever stops the worker waits (Docker: 10 s)."""
     web_port: Annotated[int, Field(ge=0, le=65535)] = 6066
+    explain_token: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """With it whoever has it may ask about a user on the web port; without it only this machine may."""
     datadir: Path = Path("recall-data")
 
     # The way to the brokers, for all clients alike.

@@ -242,7 +242,7 @@ def _active(profile: Profile, open_day: OpenDay, at: int, begin: int) -> None:
         profile.first_at = at
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """Return as much of a name as is kept, in whole characters."""
     return name[:NAME_BYTES_MAX] if name.isascii() else name.encode()[:NAME_BYTES_MAX].decode(errors="ignore")
 
@@ -250,10 +250,10 @@ def _short(name: str) -> str:
 def _buy(taste: Taste, items: Iterable[Item]) -> None:
     """Count what was bought among the favourites; it is wished for no more."""
     for item in items:
-        name = _short(item.product_id)
+        name = short_name(item.product_id)
         _favour(taste.items, name)
         if item.category:
-            _favour(taste.categories, _short(item.category))
+            _favour(taste.categories, short_name(item.category))
         if taste.wishes:
             taste.wishes = [wish for wish in taste.wishes if wish[0] != name]
 
@@ -283,6 +283,6 @@ def _by_rank(favourite: tuple[str, int]) -> tuple[int, str]:
 
 
 def _wish(taste: Taste, product_id: str, price: int | None) -> None:
-    name = _short(product_id)
+    name = short_name(product_id)
     kept = [wish for wish in taste.wishes if wish[0] != name]
     taste.wishes = [*kept, (name, -1 if price is None else price)][-WISHES_KEPT:]

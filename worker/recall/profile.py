@@ -290,6 +290,8 @@ class Account(msgspec.Struct, array_like=True, gc=False):
     """The last order that a broken rhythm was told of."""
     near_at: int = 0
     """When it was last told that the next tier is near."""
+    signals: dict[str, int] = {}
+    """By name, when a signal opened last; negated where it has not held since."""
 
     def find_order(self, order_id: bytes) -> PastOrder | None:
         for order in self.latest_orders:

@@ -11,11 +11,12 @@ from worker.recall.money import Currency
 from worker.recall.policy.budget import Budget
 from worker.recall.policy.costs import Prices
 from worker.recall.policy.holdout import Holdout
+from worker.recall.policy.signals import Signal, condition
 from worker.recall.rfm import CutPoints
 from worker.recall.tiers import TierRules
 
 if TYPE_CHECKING:
-    from worker.recall.playbook import Playbook
+    from worker.recall.playbook import Playbook, model
 
 CONTACT_AFTERMATH_DAYS = 90
 """A holdout's epoch outlasts the risk's horizon by more than this."""
@@ -58,6 +59,8 @@ class InForce(NamedTuple):
     silent_after_ms: int
     """How long after the last activity silence is noticed."""
     prices: Prices
+    currency: Currency
+    signals: tuple[Signal, ...]
 
     @classmethod
     def of(cls, playbook: Playbook, shop: Shop) -> InForce:
@@ -72,10 +75,25 @@ class InForce(NamedTuple):
         holdout = Holdout(shop.salt, playbook.holdout.share, playbook.holdout.epoch_days)
         rules = playbook.tier_rules()
         silent_after_ms = rules.silence_days * DAY_MS + SETTLE_MS
-        prices = Prices.of(playbook, shop.currency)
         return cls(
-            playbook, playbook.version, rules, playbook.cut_points(shop.currency), holdout, silent_after_ms, prices
+            playbook=playbook,
+            version=playbook.version,
+            rules=rules,
+            cuts=playbook.cut_points(shop.currency),
+            holdout=holdout,
+            silent_after_ms=silent_after_ms,
+            prices=Prices.of(playbook, shop.currency),
+            currency=shop.currency,
+            signals=tuple(map(_compiled, playbook.signals)),
         )
+
+
+def _compiled(signal: model.Signal) -> Signal:
+    conditions = tuple(
+        condition(given.feature, at_least=given.at_least, at_most=given.at_most, fell_by=given.fell_by)
+        for given in signal.when
+    )
+    return Signal(signal.name, conditions, signal.cool_down_days * DAY_MS)
 
 
 RESUMPTIONS_KEPT = 8

@@ -16,8 +16,8 @@ from pydantic_core import PydanticCustomError
 
 from schemas.values import Channel, Purpose
 from schemas.values import Tier as TierName
+from worker.recall.policy.signals import FEATURES, ConditionError, condition
 from worker.recall.rfm import CutPoints, Scores
-from worker.recall.risk.features import NAMES
 from worker.recall.tiers import Tier, TierRule, TierRules
 from worker.recall.windows import CHANNELS
 
@@ -45,21 +45,15 @@ RUNGS: Final[tuple[Channel, ...]] = get_args(Channel)
 """The channels from the gentlest to the most costly: the order of every ladder."""
 TOP_RUNGS: Final = frozenset({"sms", "human"})
 """Rungs for the highest value alone."""
-FEATURES: Final = tuple(
-    name for name in NAMES if not name.startswith("discounted_") and "revenue" not in name and "value" not in name
-)
-"""What a signal may look at: everything that has a plain unit. Money is left out, as tiers and potential judge it."""
-TREND: Final = "_trend"
-"""How the names of features end that compare 30 days with the 30 before; of these a condition says `fell_by`."""
-
 Score = Annotated[int, Field(ge=1, le=5)]
 Days = Annotated[int, Field(ge=0, le=3650)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=6)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Template = Annotated[str, Field(min_length=1, max_length=128)]
-Clock = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
-"""A time of the day such as 21:00."""
+CLOCK_PATTERN: Final = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
+Clock = Annotated[str, Field(pattern=CLOCK_PATTERN)]
 Activity = Literal[
     "session",
     "check_in",
@@ -83,9 +77,19 @@ DO_NOTHING: Final = "nothing"
 """The arm that is always there; no play may be called so."""
 
 
-def wrong(place: tuple[int | str, ...], message: str) -> PydanticCustomError:
-    """Return an error about a place below the section that is being checked."""
-    return PydanticCustomError("playbook", "{told}", {"told": message, "place": place})
+def wrong(place: tuple[int | str, ...], said: str, value: object = None) -> PydanticCustomError:
+    """Return an error about a place below what is being checked; `value` is what stands there, else what is checked."""
+    return PydanticCustomError("playbook", "{said}", {"said": said, "place": place, **_shown(value)})
+
+
+def unknown(place: tuple[int | str, ...], name: str, what: str, allowed: tuple[str, ...]) -> PydanticCustomError:
+    """Return an error about a name that stands for nothing."""
+    told = {"what": what, "place": place, "allowed": allowed, **_shown(name)}
+    return PydanticCustomError("unknown_name", "no such {what}", told)
+
+
+def _shown(value: object) -> dict[str, object]:
+    return {} if value is None else {"value": value}
 
 
 class _Section(BaseModel):
@@ -130,7 +134,7 @@ class ValueRules(_Section):
     """What turns revenue into margin."""
 
     margin_rate: Share = 0.35
-    """Share of net revenue that is left after the cost of goods and delivery, where the catalog has no category's own."""
+    """Share of net revenue left after the cost of goods and delivery, where the catalog has no category's own."""
 
 
 class HoldoutRules(_Section):
@@ -196,22 +200,21 @@ class RiskLevels(_Section):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if not self.margin < self.raised < self.high:
-            raise wrong(
-                ("raised",),
-                f"raised = {self.raised:g}: allowed is above margin ({self.margin:g}) and below high ({self.high:g})",
-            )
+            allowed = f"allowed is above margin ({self.margin:g}) and below high ({self.high:g})"
+            raise wrong(("raised",), allowed, self.raised)
         return self
 
 
 class Rhythm(_Section):
-    """When the time since the last order is too long for the user's own rhythm: both bounds have to be passed."""
+    """When the time since the last order is too long for the user's own rhythm.
+
+    That is `factor` times the mean gap between his days with an order, and `deviations` times their deviation.
+    """
 
     min_orders: Annotated[int, Field(ge=3, le=100)] = 4
     """Before so many orders there is no rhythm."""
     factor: Annotated[float, Field(ge=1, le=10)] = 1.5
-    """In usual gaps."""
     deviations: Annotated[float, Field(ge=0, le=10)] = 1.0
-    """In deviations of the gaps, past the usual one."""
 
 
 class NearTier(_Section):
@@ -227,25 +230,29 @@ class NearTier(_Section):
 class PotentialRules(_Section):
     """What a silent user was worth before he fell silent.
 
-    For each of order value, orders and margin of his favourite categories: a point from the first bound on, two from
-    the second. Who is probably gone for good is low, whatever the points.
+    Each criterion has no point, one from its first bound on, or two from the second on. The mean over all that are
+    known decides, so that one that is not known is left out. Who is probably gone for good is low, whatever the points.
     """
 
     order_value: Annotated[list[Amount], Field(min_length=2, max_length=2)] | None = None
     """Mean order value; if not given the two lowest bounds of `rfm.m`."""
-    orders: Annotated[list[int], Field(min_length=2, max_length=2)] = [2, 4]
-    """Within the 52 weeks before."""
-    margin_rate: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.35, 0.5]
-    """Of the favourite categories, by the catalog; where it is unknown the shop's own rate counts."""
-    high: Annotated[int, Field(ge=1, le=6)] = 4
-    """Points from which on the potential is high."""
-    middle: Annotated[int, Field(ge=0, le=6)] = 2
-    """Points from which on it is middle; else low: do not disturb."""
-    alive_above: Share = 0.05
-    """Probability not to have left for good that middle and high ask for; unknown is taken for enough."""
+    orders_a_year: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)] = [2.0, 6.0]
+    """Within the year before the last activity; who has been there for less than half a year is taken for that."""
+    high_value_margin: Share = 0.45
+    """From which margin rate on, by the catalog, a category is of high value."""
+    high_value_share: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.2, 0.5]
+    """Share of such categories in what was bought."""
+    alive: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.3, 0.6]
+    """Probability not to have left for good."""
+    gone_below: Share = 0.1
+    """Below this probability the user is taken for gone for good."""
+    high: Annotated[float, Field(gt=0, le=2)] = 1.5
+    """Mean points from which on the potential is high."""
+    middle: Annotated[float, Field(ge=0, le=2)] = 0.75
+    """Mean points from which on it is middle; else low: do not disturb."""
     middle_rungs: list[Channel] = ["in_app", "push", "email"]
 
-    @field_validator("order_value", "orders", "margin_rate")
+    @field_validator("order_value", "orders_a_year", "high_value_share", "alive")
     @classmethod
     def _ascending(cls, bounds: list[Any] | None) -> list[Any] | None:
         if bounds is not None and bounds[0] >= bounds[1]:
@@ -255,7 +262,7 @@ class PotentialRules(_Section):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.middle >= self.high:
-            raise wrong(("middle",), f"middle = {self.middle}: allowed is below high ({self.high})")
+            raise wrong(("middle",), f"allowed is below high ({self.high:g})", self.middle)
         return self
 
 
@@ -380,42 +387,39 @@ class BudgetRules(_Section):
 
 
 class Condition(_Section):
-    """What a feature has to be, in plain units: counts, days, shares, gaps."""
+    """What a feature has to be, in plain units: counts, days, shares, gaps; see `policy.signals`."""
 
     feature: str
     at_least: float | None = None
     at_most: float | None = None
-    fell_by: Annotated[float, Field(gt=0, le=1)] | None = None
+    fell_by: float | None = None
     """Of trends: by what share the last 30 days lie below the 30 before, of which there must have been some."""
 
     @field_validator("feature")
     @classmethod
     def _known(cls, feature: str) -> str:
         if feature not in FEATURES:
-            raise PydanticCustomError("unknown_name", "{told}", {"told": "no such feature", "allowed": FEATURES})
+            raise unknown((), feature, "feature", FEATURES)
         return feature
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        trend = self.feature.endswith(TREND)
-        if trend and (self.fell_by is None or self.at_least is not None or self.at_most is not None):
-            raise wrong((), f"{self.feature} is a trend: allowed is fell_by, and nothing beside it")
-        if not trend and self.fell_by is not None:
-            raise wrong(
-                ("fell_by",), f"fell_by is of trends alone; {self.feature} is none: allowed is at_least, at_most"
-            )
-        if not trend and self.at_least is None and self.at_most is None:
-            raise wrong((), "allowed is at_least, at_most or both, or fell_by of a trend; none is given")
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
-            raise wrong(("at_least",), f"at_least = {self.at_least:g}: allowed is up to at_most ({self.at_most:g})")
+            raise wrong(("at_least",), f"allowed is up to at_most ({self.at_most:g})", self.at_least)
+        try:
+            condition(self.feature, at_least=self.at_least, at_most=self.at_most, fell_by=self.fell_by)
+        except ConditionError as error:
+            raise wrong((), str(error)) from error
         return self
 
 
 class Signal(_Section):
-    """A named sign of leaving: seen where all conditions hold that did not all hold before."""
+    """A named sign of leaving: seen where all conditions hold that did not all hold at the last weekly visit."""
 
     name: Name
     when: Annotated[list[Condition], Field(min_length=1)]
+    cool_down_days: Days = 60
+    """No further opening by the signal within so many days of its last one."""
 
 
 class Incentive(_Section):
@@ -431,11 +435,11 @@ class Incentive(_Section):
 
     @model_validator(mode="after")
     def _sane(self) -> Self:
-        values = self.face_values
-        if any(low >= high for low, high in pairwise(values)):
-            raise wrong(("face_values",), f"face_values = {_listed(values)}: allowed are values in rising order")
-        if self.form == "percent" and values[-1] > 100:  # noqa: PLR2004 - percent
-            raise wrong(("face_values",), f"face_values = {_listed(values)}: allowed is up to 100 percent")
+        shown = [str(value) for value in self.face_values]
+        if any(low >= high for low, high in pairwise(self.face_values)):
+            raise wrong(("face_values",), "allowed are values in rising order", shown)
+        if self.form == "percent" and self.face_values[-1] > 100:  # noqa: PLR2004 - percent
+            raise wrong(("face_values",), "allowed is up to 100 percent", shown)
         return self
 
 
@@ -501,26 +505,22 @@ class Play(_Section):
     @classmethod
     def _not_nothing(cls, name: str) -> str:
         if name == DO_NOTHING:
-            raise wrong((), f"allowed is any other name: {DO_NOTHING} stands for leaving a user alone")
+            raise wrong((), "allowed is any other name: this one stands for leaving a user alone")
         return name
 
     @model_validator(mode="after")
     def _sane(self) -> Self:
         if self.rungs != [rung for rung in RUNGS if rung in self.rungs]:
-            raise wrong(
-                ("rungs",), f"rungs = {_listed(self.rungs)}: allowed is each once, in the order {', '.join(RUNGS)}"
-            )
-        for channel in self.templates:
+            raise wrong(("rungs",), f"allowed is each once, in the order {', '.join(RUNGS)}", self.rungs)
+        for channel, template in self.templates.items():
             if channel not in self.rungs:
-                raise wrong(("templates", channel), f"templates.{channel}: allowed are the rungs {_listed(self.rungs)}")
+                raise wrong(("templates", channel), f"allowed is for its rungs: {', '.join(self.rungs)}", template)
         if self.signals and "signal" not in self.opening:
-            raise wrong(
-                ("signals",), "signals are named, and opening does not hold 'signal': allowed is both or neither"
-            )
+            raise wrong(("signals",), "allowed is with an opening by signal", self.signals)
         if self.steps and self.kind != "habit":
-            raise wrong(("steps",), f"steps are of plays of kind 'habit' alone; this one is of kind {self.kind!r}")
+            raise wrong(("kind",), "allowed is 'habit' where there are steps", self.kind)
         if self.kind == "habit" and not self.steps:
-            raise wrong(("kind",), "kind = 'habit': allowed is with steps, at least one")
+            raise wrong(("kind",), "allowed is with steps, at least one", self.kind)
         return self
 
     def fits(
@@ -586,9 +586,7 @@ class Playbook(_Section):
             names = [entry.name for entry in getattr(self, section)]
             for i, name in enumerate(names):
                 if name in names[:i]:
-                    raise wrong(
-                        (section, i, "name"), f"name = {name!r}: stands {names.count(name)} times; allowed is once"
-                    )
+                    raise wrong((section, i, "name"), f"stands {names.count(name)} times; allowed is once", name)
         signals = tuple(signal.name for signal in self.signals)
         for i, play in enumerate(self.plays):
             for j, name in enumerate(play.signals):
@@ -631,16 +629,6 @@ class Playbook(_Section):
         return currency.to_minor(first), currency.to_minor(second)
 
 
-def unknown(place: tuple[int | str, ...], name: str, what: str, allowed: tuple[str, ...]) -> PydanticCustomError:
-    """Return an error about a name that stands for nothing."""
-    told = {"told": f"no {what} of this name", "place": place, "name": name, "allowed": allowed}
-    return PydanticCustomError("unknown_name", "{told}", told)
-
-
 def _minute(clock: str) -> int:
     hours, minutes = clock.split(":")
     return 60 * int(hours) + int(minutes)
-
-
-def _listed(values: list[Decimal] | list[Channel]) -> str:
-    return ", ".join(f"{value:f}" if isinstance(value, Decimal) else value for value in values)
