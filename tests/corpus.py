@@ -4,6 +4,7 @@ import json
 from typing import NamedTuple
 
 from worker.recall import bodies
+from worker.recall.policy.catalog import Change
 from worker.stream.processor import Directive, Ignored, Rejected, Tick
 
 AT = 1_767_607_200_000
@@ -75,8 +76,30 @@ def updated(**fields):
     return bodies.ProfileUpdate(**{**dict.fromkeys(names), "message_id": "m1", "erase": False, **fields})
 
 
+def priced(**fields):
+    return {"product_id": "p1", "effective_at": TIMESTAMP, **fields}
+
+
+def catalog(name, value, expected, **fields):
+    """Return a case of the catalogue: its time lies in its body, its key is the product."""
+    return Case(name, "catalog", value, expected, **{"at": None, "key": b"p1", **fields})
+
+
 SHOES = {"product_id": "p1", "category": "shoes", "price": 19.99}
 SEEN = {"product_id": "p1", "category": "shoes", "price_minor": 1999}
+
+CATALOG = [
+    catalog("a price", priced(price="19.99", currency="GBP"), Change("p1", AT, price_minor=1999)),
+    catalog(
+        "a product in full",
+        priced(price="19.99", category="shoes", margin="-0.50", stock=0, arrived_at="2026-01-06T10:00:00Z"),
+        Change("p1", AT, 1999, "shoes", -50, 0, AT + 86_400_000),
+    ),
+    catalog("nothing changed", priced(price=None, stock=None), Change("p1", AT)),
+    catalog(
+        "not ASCII", priced(product_id="茶", category="饮料"), Change("茶", AT, category="饮料"), key="茶".encode()
+    ),
+]
 
 GRANT = {
     "kind": "grant",
@@ -404,7 +427,25 @@ REJECTED = [
     Case("a grant in another currency", "control", {**GRANT, "currency": "USD"}, "currency", None, contract=True),
 ]
 
-CASES = [*GOOD, *IGNORED, *REJECTED]
+CATALOG_REJECTED = [
+    catalog("null", None, "malformed"),
+    catalog("half a record", b'{"product_id":"p1"', "malformed"),
+    catalog("no UTF-8", json.dumps(priced(category="@")).encode().replace(b"@", b"\xff"), "malformed"),
+    catalog("no product", without(priced(), "product_id"), "malformed"),
+    catalog("no time", without(priced(), "effective_at"), "malformed"),
+    catalog("a time before 1970", priced(effective_at="1969-12-31T23:59:59Z"), "malformed"),
+    catalog("an arrival before 1970", priced(arrived_at="1969-12-31T23:59:59Z"), "malformed"),
+    catalog("a price in floats", priced(price=19.99), "malformed"),
+    catalog("a negative price", priced(price="-1"), "malformed"),
+    catalog("a margin in words", priced(margin="high"), "malformed"),
+    catalog("stock in halves", priced(stock=0.5), "malformed"),
+    catalog("a misspelt field", priced(prize="1"), "malformed"),
+    catalog("another key", priced(), "key", key=b"p2", contract=True),
+    catalog("no key", priced(), "key", key=None, contract=True),
+    catalog("another currency", priced(price="1", currency="USD"), "currency", contract=True),
+]
+
+CASES = [*GOOD, *IGNORED, *REJECTED, *CATALOG, *CATALOG_REJECTED]
 
 
 def outcome(body):

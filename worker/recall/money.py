@@ -88,6 +88,14 @@ class Currency:
                     return int(digits)
         return int(exact(amount, name).scaleb(self.exponent).to_integral_value(ROUND_HALF_EVEN))
 
+    def signed_minor(self, amount: str) -> int:
+        """Return a decimal, which may be negative, in minor units; a half of one goes to the even neighbour.
+
+        >>> Currency.of("GBP").signed_minor("-0.125"), Currency.of("JPY").signed_minor("12")
+        (-12, 12)
+        """
+        return int(Decimal(amount).scaleb(self.exponent).to_integral_value(ROUND_HALF_EVEN))
+
     def to_text(self, minor: int) -> str:
         """Return minor units, negative ones too, as a decimal string.
 

@@ -28,6 +28,7 @@ from worker.recall.days import DAY_MS, HOUR_MS, LATENESS_MS
 from worker.recall.events import parse
 from worker.recall.lifetime.history import Rhythms, rhythms
 from worker.recall.policy import eligibility, episodes
+from worker.recall.policy.catalog import Catalog
 from worker.recall.policy.holdout import CONTROL, uniform
 from worker.recall.profile import VERSION, Contact, Profile
 from worker.recall.risk import explain, features, labels
@@ -58,13 +59,18 @@ class Customers:
     """`Processor[Profile, Shared]`.
 
     `models` maps horizon and version of the model to what scores with it, or to None where it is refused; the driver
-    may add to it while the worker runs. The first of `playbooks` is in force until a directive says otherwise.
+    may add to it, and to `catalog`, while the worker runs. The first of `playbooks` is in force until a directive says
+    otherwise.
     """
 
     version = VERSION
 
     def __init__(
-        self, shop: Shop, playbooks: Sequence[Playbook], models: Mapping[tuple[int, int], Scorer | None]
+        self,
+        shop: Shop,
+        playbooks: Sequence[Playbook],
+        models: Mapping[tuple[int, int], Scorer | None],
+        catalog: Catalog | None = None,
     ) -> None:
         self.shop = shop
         self.earlier: Mapping[int, Callable[[bytes], Profile]] = {}
@@ -73,6 +79,7 @@ class Customers:
         self._playbooks = {book.version: InForce.of(book, shop) for book in playbooks}
         self._first = playbooks[0].version
         self._models = models
+        self._catalog = Catalog() if catalog is None else catalog
         self._recuts: dict[tuple[str, int], InForce] = {}
         self._decode = msgspec.msgpack.Decoder(Profile).decode
         self._encode = msgspec.msgpack.Encoder().encode
@@ -584,6 +591,20 @@ class Customers:
             shop=self.shop,
             versions=self._versions(shared),
         )
+
+    # -- for those who ask ---------------------------------------------------------------------------------------------
+
+    def in_force(self, shared: Shared, key: bytes) -> InForce:  # noqa: ARG002
+        """Return the playbook that holds for a user."""
+        return self._in_force(shared)
+
+    def lifetime(self, shared: Shared) -> Lifetime | None:
+        """Return what tells users' worth, if there is anything yet."""
+        return self._lifetime(shared)
+
+    def risk(self, state: Profile, shared: Shared, at: int) -> dict[str, Any] | None:
+        """Score a copy of a user anew, as for a command; None where no model is to tell."""
+        return self._risk(state, shared, at)
 
     # -- scheduling ----------------------------------------------------------------------------------------------------
 
