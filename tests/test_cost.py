@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from worker import cli
 from worker.cost.calculator import Bill, Campaign, Return, break_even, share
 from worker.recall.days import DAY_MS
-from worker.recall.policy.costs import KINDS, Cost, booked, cost
+from worker.recall.policy.costs import KINDS, Cost, booked, cost, redeemed
 from worker.recall.profile import Contact, Profile
 from worker.recall.shop import InForce
 from worker.stream.processor import NEVER
@@ -68,6 +68,13 @@ def test_a_coupon_costs_its_face_value_times_the_share_that_is_redeemed():
     paid = price(book(form="amount", faces=["20", "30"]), "sms", 0)
     assert (paid.contact, paid.incentive, paid.direct) == (50_000, 2_000_000, 2_050_000)
     assert price(book(form="amount", faces=["20", "30"]), "sms", 1).incentive == 3_000_000
+
+
+def test_a_coupon_that_is_used_costs_its_face_value():
+    of = book(form="amount", faces=["20"], redeemed=0.15)
+    sent = Contact(AT, "sms", "comeback", incentive_micros=price(of, "sms", 0).incentive, face=1)
+    assert redeemed(sent, of.playbook) == 20_000_000
+    assert redeemed(Contact(AT, "sms", "another", incentive_micros=7), of.playbook) == 7
 
 
 def test_a_percentage_is_of_the_users_mean_order():
