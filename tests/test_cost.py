@@ -131,7 +131,7 @@ def test_no_kind_of_cost_is_ever_negative_and_fatigue_never_falls(face, redeemed
 # -- the calculator ----------------------------------------------------------------------------------------------------
 
 ARTICLE = ["--contacts", "10000", "--contact-price", "0.05", "--face-value", "20", "--redemption", "10%"]
-IN_FULL = [*ARTICLE, "--hours", "16", "--hourly-rate", "150", "--upkeep", "500", "--wear", "0.02", "--lambda", "0.5"]
+IN_FULL = [*ARTICLE, "--hours", "16", "--hourly-rate", "150", "--upkeep", "500", "--wear", "0.02", "--shadow-price", "0.5"]
 BELIEVED = ["--rate-with", "5%", "--rate-without", "1%", "--margin", "100"]
 
 

@@ -405,7 +405,7 @@ def cost(
     upkeep: Annotated[str, typer.Option(help="Of the system, for that time.", metavar="AMOUNT")] = "0",
     wear: Annotated[str, typer.Option(help="Fatigue and harm to the brand, of each contact.", metavar="AMOUNT")] = "0",
     shadow_price: Annotated[
-        str, typer.Option("--lambda", help="What a unit of money would have earned elsewhere.", metavar="NUMBER")
+        str, typer.Option(help="Lambda: what a unit of money would have earned elsewhere.", metavar="NUMBER")
     ] = "0",
     rate_with: Annotated[str | None, typer.Option(help="Share that comes back with contact.", metavar="SHARE")] = None,
     rate_without: Annotated[str, typer.Option(help="Share that would come back without.", metavar="SHARE")] = "0",

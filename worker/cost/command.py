@@ -49,7 +49,7 @@ def question(
         hourly_rate=exact(hourly_rate, "hourly-rate"),
         upkeep=exact(upkeep, "upkeep"),
         wear=exact(wear, "wear"),
-        shadow_price=exact(shadow_price, "lambda"),
+        shadow_price=exact(shadow_price, "shadow-price"),
     )
     return Question(
         campaign,
