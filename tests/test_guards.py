@@ -123,25 +123,44 @@ def test_another_play_cools_nothing_down():
     assert not eligibility.cools_down(user((AT, "email", "another")), BOOK.plays[0], AT)
 
 
+LETTER = {
+    "name": "letter",
+    "opening": ["tier_drop"],
+    "kind": "memory",
+    "template": "letter",
+    "rungs": ["email"],
+    "cool_down_days": 45,
+}
+FORGETFUL = playbook(plays=[LETTER], choice={"priors": {}}, caps={"user": {"touches": 2, "days": 60}, "channel": {}})
+"""Of these the user's cap looks back the farthest."""
+COOLING = FORGETFUL.model_copy(update={"caps": BOOK.caps})
+"""Of these the play's cool-down does."""
+
+
 @given(
-    ages=st.lists(st.integers(0, 500 * DAY_MS), max_size=8),
-    faces=st.lists(st.integers(0, 2), min_size=8, max_size=8),
-    later=st.integers(0, 30 * DAY_MS),
+    book=st.sampled_from([FORGETFUL, COOLING]),
+    ages=st.lists(st.integers(0, 70 * DAY_MS), max_size=8),
+    later=st.one_of(st.just(0), st.integers(0, 30 * DAY_MS)),
 )
-def test_what_is_forgotten_no_guard_would_have_seen(ages, faces, later):
-    play = BOOK.plays[0]
-    contacts = [Contact(AT - age, "email", play.name, face=face) for age, face in zip(ages, faces, strict=False)]
-    whole, trimmed = user(), user()
-    whole.account.contacts = contacts
-    trimmed.account.contacts = eligibility.kept(contacts, BOOK, AT, 30)
-    at = AT + later
+@example(FORGETFUL, [60 * DAY_MS - 1, 60 * DAY_MS - 1], 0)
+@example(COOLING, [45 * DAY_MS - 1], 0)
+def test_what_is_forgotten_no_guard_would_have_seen(book, ages, later):
+    play, whole, trimmed, at = book.plays[0], user(), user(), AT + later
+    whole.account.contacts = [Contact(AT - age, "email", play.name) for age in ages]
+    trimmed.account.contacts = eligibility.kept(whole.account.contacts, book, AT, 30)
     for look in (
-        lambda profile: eligibility.capped(profile, BOOK, at),
-        lambda profile: refusal(profile, at=at),
+        lambda profile: eligibility.capped(profile, book, at),
+        lambda profile: refusal(profile, at=at, book=book),
         lambda profile: eligibility.cools_down(profile, play, at),
         lambda profile: sum(contact.at > at - 30 * DAY_MS for contact in profile.account.contacts),
     ):
         assert look(whole) == look(trimmed)
+
+
+def test_what_no_guard_looks_back_to_is_forgotten_but_an_incentive_not_for_a_year():
+    old = [Contact(AT - days * DAY_MS, "email", face=face) for days, face in ((62, 0), (62, 1), (367, 1))]
+    assert eligibility.kept(old, FORGETFUL, AT, 30) == [old[1]]
+    assert eligibility.kept(old, FORGETFUL, AT, 90) == [old[0], old[1]]
 
 
 # -- quiet hours -------------------------------------------------------------------------------------------------------
