@@ -456,11 +456,8 @@ class Customers:
     def _forget(self, state: Profile, book: InForce, at: int) -> None:
         """Drop the contacts that no rule and no feature reaches any more."""
         if state.account.contacts:
-            caps = book.playbook.caps
-            ruled = (caps.user.days, *(cap.days for cap in caps.channel.values()))
-            longest = max(*ruled, *self.shop.horizons_days, *features.CONTACT_DAYS)
-            oldest = at - longest * DAY_MS - LATENESS_MS
-            state.account.contacts = [contact for contact in state.account.contacts if contact.at > oldest]
+            days = max(*self.shop.horizons_days, *features.CONTACT_DAYS)
+            state.account.contacts = eligibility.kept(state.account.contacts, book.playbook, at, days)
 
     def _visit_next(self, state: Profile, at: int) -> None:
         """Begin the weekly visits, where there are none."""
