@@ -12,6 +12,7 @@ import altair as alt
 import orjson
 import vl_convert
 
+from worker.evaluate import choice
 from worker.evaluate.results import CONSTANT, ECE_MAX, MODEL, PEER
 
 if TYPE_CHECKING:
@@ -90,22 +91,29 @@ customers; <i>better</i> and <i>worse</i> mean that the interval of the differen
 """
 
 
-def write(results: Sequence[Mapping[str, Any]], command: str) -> str:
-    """Return the page of all results; `command` makes it anew."""
+def write(results: Sequence[Mapping[str, Any]], tested: Sequence[Mapping[str, Any]], command: str) -> str:
+    """Return the page of all results, and of the choice's test where there is one; `command` makes it anew."""
     charts: dict[str, dict[str, Any]] = {}
     sections = [_section(result, charts) for result in results]
+    for test in tested:
+        place = f"{test['task']}-budget"
+        charts[place] = _themed(choice.chart(test))
+        sections.append(f"{choice.section(test, place)}{_targets(test)}</section>")
     scripts = (vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"), _EMBED % orjson.dumps(charts).decode())
     script = "\n".join(scripts).replace("</script", "<\\/script")
-    contents = "".join(f'<a href="#{result["task"]}">{escape(result["title"])}</a> ' for result in results)
-    versions = ", ".join(f"{name} {number}" for name, number in results[0]["versions"].items())
+    shown = [*results, *tested]
+    contents = "".join(f'<a href="#{result["task"]}">{escape(result["title"])}</a> ' for result in shown)
+    in_short = f"<h3>In short</h3>{_overview(results)}{_claim(results)}" if results else ""
+    versions = {f"{name} {number}": None for result in shown for name, number in result["versions"].items()}
+    resampled = f"; {results[0]['resamples']} resamples of the customers" if results else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>How good is the churn model?</title><style>{_STYLE}</style></head><body>"
         f"<h1>How good is the churn model?</h1>{_INTRO}<nav>{contents}</nav>"
-        f"<h3>In short</h3>{_overview(results)}{_claim(results)}{''.join(sections)}"
-        f'<section><h2>How to make this page</h2><pre>{escape(command)}</pre><p class="soft">With {escape(versions)}; '
-        f"{results[0]['resamples']} resamples of the customers.</p></section>"
+        f"{in_short}{''.join(sections)}"
+        f'<section><h2>How to make this page</h2><pre>{escape(command)}</pre><p class="soft">With '
+        f"{escape(', '.join(versions))}{resampled}.</p></section>"
         f"<script>{script}</script></body></html>\n"
     )
 
