@@ -276,7 +276,9 @@ def demo(
 def evaluate(
     sets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SET]...", help="cdnow, retail, tmall, simulated, or one task of them; else all."),
+        typer.Argument(
+            metavar="[SET]...", help="cdnow, retail, tmall, simulated, one task of them, or hillstrom; else all."
+        ),
     ] = None,
     *,
     data: Annotated[
@@ -288,7 +290,7 @@ def evaluate(
     resamples: Annotated[int, typer.Option(help="Of the users, for intervals.", min=20)] = 200,
     learner: Annotated[Literal["river", "vectorised"], typer.Option(help="Which learns: both say the same.")] = "river",
 ) -> None:
-    """Measure the model on public data, beside batch models, with intervals.
+    """Measure the model and the choice on public data, beside batch models and other policies, with intervals.
 
     It needs what the extra `evaluate` of the package installs.
     """
