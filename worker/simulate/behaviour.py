@@ -181,8 +181,9 @@ def _habits(people: People, day: int, today: Today) -> tuple[Floats, Floats, Flo
         sign_in[fading] = own * np.where(since < FADED_AFTER, np.maximum(active.sign_in - 0.05 * since, 1 / 7), 0.02)
         check_in[fading] = own * np.where(since < 28, 0.05, np.where(since < FADED_AFTER, 0.01, 0.0))
         shop[fading] = own * np.where(since < 28, active.shop, np.where(since < FADED_AFTER, 0.1, 0.01))
-        new[fading], cart[fading] = 0.0, 0.3 * active.cart
-        conversion[fading] *= since < 28
+        # With the orders that still come, cart additions are 30% of what they were.
+        new[fading], cart[fading] = 0.0, 0.2 * active.cart
+        conversion[fading] *= np.where(since < 28, 0.6, 0.0)
     hunters = np.flatnonzero(kind == HUNTER)
     habits = given.sale if today.sale else given.between_sales
     own = level[hunters]
