@@ -81,6 +81,13 @@ def retail(tmp_path):
         "schema",
         "demo",
         "adopt-playbook",
+        "grant",
+        "approve",
+        "stop",
+        "resume",
+        "explain",
+        "export",
+        "erase",
     ],
 )
 def test_help_is_readable(command):
@@ -324,7 +331,7 @@ class Fed:
 
     def __init__(self, retail):
         self.show = demo.prepare(retail, users=1, days=1)
-        n = len(self.show.records)
+        n = self.show.data
         self.sent = {("orders", 0): n, ("control", 0): 300}
         self.records = [PartitionRecord(offsets={"orders": n, "control": 302})]
         self.counts = {"dead.malformed": 1, "command.care-letter": 1}

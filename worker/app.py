@@ -18,7 +18,7 @@ from worker import bootstrap, settings, topics
 from worker.catalog import Products
 from worker.inquiry import Pages
 from worker.models import Models
-from worker.monitoring import CatalogCollector, CustomersCollector, ModelCollector, TrainingCollector
+from worker.monitoring import CatalogCollector, CustomersCollector, ModelCollector, PolicyCollector, TrainingCollector
 from worker.stream.committer import CommitSettings
 from worker.stream.lane import Group, Work
 from worker.stream.partition import Partition
@@ -119,6 +119,7 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
         datadir=str(config.datadir),
     )
     app.metrics.registry.register(CustomersCollector(app.lanes))
+    app.metrics.registry.register(PolicyCollector(app.lanes, customers))
     app.metrics.registry.register(TrainingCollector(app.lanes))
     app.metrics.registry.register(ModelCollector(models.latest.values, app.lanes, customers.shop.days))
     app.pages.append(Pages(app.lanes, customers, config).add)

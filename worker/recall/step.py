@@ -643,6 +643,20 @@ class Customers:
             versions=self._versions(shared),
         )
 
+    # -- for those who ask ---------------------------------------------------------------------------------------------
+
+    def in_force(self, shared: Shared, key: bytes) -> InForce:  # noqa: ARG002
+        """Return the playbook that holds for a user."""
+        return self._in_force(shared)
+
+    def lifetime(self, shared: Shared) -> Lifetime | None:
+        """Return what tells users' worth, if there is anything yet."""
+        return self._lifetime(shared)
+
+    def risk(self, state: Profile, shared: Shared, at: int) -> dict[str, Any] | None:
+        """Score a copy of a user anew, as for a command; None where no model is to tell."""
+        return self._risk(state, shared, at)
+
     # -- scheduling ----------------------------------------------------------------------------------------------------
 
     def _schedule(self, state: Profile, shared: Shared, at: int) -> None:

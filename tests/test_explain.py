@@ -1,0 +1,192 @@
+"""What a worker and a replay say of one user: who may ask, what is known, what was decided and what comes next."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+from urllib.parse import quote
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.web import Application
+from bench import Bench
+from customers import SmallShop, scorer
+from live import EVERY_TOPIC, stop
+from typer.testing import CliRunner
+
+from worker import settings
+from worker.cli import app
+from worker.console import COLUMNS
+from worker.inquiry import Asker, Door, Pages, kept
+from worker.partitioner import Partitioner
+from worker.recall import explanation
+from worker.settings import SettingsError
+
+TOKEN = "a-token-of-the-test"
+MODELS = {(30, 7): scorer()}
+
+
+def explained(shop, user):
+    return explanation.explain(shop.customers, kept(shop.partition, shop.customers, user.encode()))
+
+
+# -- who may ask -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("remote", "host", "status"),
+    [
+        ("127.0.0.1", "localhost", None),
+        ("127.3.2.1", "127.0.0.1", None),
+        ("::1", "::1", None),
+        ("10.0.0.7", "localhost", 403),
+        ("127.0.0.1", "evil.example", 403),
+        ("127.0.0.1", "", 403),
+        ("::ffff:10.0.0.7", "localhost", 403),
+        ("somewhere", "localhost", 403),
+        (None, "localhost", 403),
+    ],
+)
+def test_without_a_token_this_machine_may_ask_by_its_own_name(remote, host, status):
+    refused = Door(None).refuses(Asker(remote, host, f"Bearer {TOKEN}"))
+    assert (refused and refused[0]) == status
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        (f"Bearer {TOKEN}", None),
+        ("", 401),
+        (TOKEN, 401),
+        (f"Bearer {TOKEN} ", 401),
+        (f"Bearer {TOKEN[:-1]}", 401),
+        ("Bearer \udcff", 401),
+        (f"Basic {TOKEN}", 401),
+    ],
+)
+@pytest.mark.parametrize("remote", ["127.0.0.1", "10.0.0.7"])
+def test_with_a_token_whoever_has_it_may_ask_and_nobody_else(authorization, status, remote):
+    refused = Door(TOKEN).refuses(Asker(remote, "localhost", authorization))
+    assert (refused and refused[0]) == status
+    assert refused is None or TOKEN not in refused[1]
+
+
+def test_a_short_token_is_refused_and_not_repeated():
+    with pytest.raises(SettingsError) as refused:
+        settings.load(explain_token="short-secret")
+    assert "explain_token" in str(refused.value)
+    assert "short-secret" not in str(refused.value)
+    assert TOKEN not in repr(settings.load(explain_token=TOKEN))
+
+
+# -- pages -------------------------------------------------------------------------------------------------------------
+
+
+def lane(number, work):
+    return SimpleNamespace(number=number, work=work, group=SimpleNamespace(has_rows=True))
+
+
+def asked(shop, lanes, *paths, partitions=4, **headers):
+    """Return (status, what is said) of pages asked for from this machine."""
+
+    async def ask():
+        pages = Application()
+        for _ in range(2):  # as Faust's command line does
+            Pages(lanes, shop.customers, settings.load(partitions=partitions)).add(pages)
+        async with TestClient(TestServer(pages)) as client:
+            answers = [await client.get(path, headers=headers) for path in paths]
+            return [(answer.status, await answer.json()) for answer in answers]
+
+    return asyncio.run(ask())
+
+
+def user_of(partition, but=None):
+    """Return a user of a partition, of four."""
+    partitioner = Partitioner(4)
+    users = (f"user-{n}" for n in range(100))
+    return next(user for user in users if user != but and partitioner.of(user.encode()) == partition)
+
+
+def test_the_worker_that_has_the_partition_answers_and_another_one_names_it():
+    shop, user = SmallShop(), user_of(0)
+    shop.buys_weekly(user, "2025-03-01")
+    known, unknown, elsewhere, opening = asked(
+        shop,
+        [lane(0, shop.partition), lane(2, None)],
+        *(f"/explain/{one}" for one in (user, user_of(0, but=user), user_of(1), user_of(2))),
+    )
+    assert known == (200, json.loads(json.dumps(explained(shop, user))))
+    assert unknown == (404, {"reason": "partition 0 knows no such user"})
+    assert elsewhere[0] == 404
+    assert elsewhere[1]["reason"].startswith("partition 1 has the user, and this worker does not")
+    assert opening == (503, {"reason": "partition 2 is on its way: ask again"})
+
+
+def test_the_streams_own_keys_are_no_users():
+    shop = SmallShop()
+    shop.buys_weekly("ann", "2025-03-01")
+    assert b"\x00partition" in shop.rows
+    [answer] = asked(shop, [lane(0, shop.partition)], "/export/%00partition", partitions=1)
+    assert answer == (404, {"reason": "partition 0 knows no such user"})
+
+
+@pytest.mark.parametrize("user", ["a/b c", "ü?x=1", "100%"])
+def test_any_id_of_a_user_can_be_asked_for(user):
+    shop = SmallShop()
+    shop.buys_weekly(user, "2025-03-01")
+    [(status, told)] = asked(shop, [lane(0, shop.partition)], f"/explain/{quote(user, safe='')}", partitions=1)
+    assert (status, told["user_id"]) == (200, user)
+
+
+def test_a_refusal_says_nothing_of_users():
+    shop, user = SmallShop(), user_of(0)
+    shop.buys_weekly(user, "2025-03-01")
+    for page in ("explain", "export"):
+        [(status, told)] = asked(shop, [lane(0, shop.partition)], f"/{page}/{user}", Host="evil.example")
+        assert status == 403
+        assert user not in json.dumps(told)
+
+
+# -- a running worker --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bench(embedded, tmp_path):
+    for name, partitions in EVERY_TOPIC.items():
+        embedded.create_topic(name, partitions)
+    return Bench(embedded.address, tmp_path)
+
+
+def test_a_running_worker_tells_who_has_the_token_and_logs_no_user(bench, monkeypatch):
+    users = bench.feed()
+    with bench.worker(explain_token=TOKEN) as worker:
+        bench.wait(lambda: worker.status("/ready") == 200, worker)
+        page = f"/explain/{min(users)}"
+        bench.wait(lambda: worker.get(page, Authorization=f"Bearer {TOKEN}")[0] == 200, worker)
+        assert worker.status(page) == 401
+        assert worker.status(f"/export/{min(users)}") == 401
+        url = f"http://localhost:{worker.port}"
+        monkeypatch.setenv("RECALL_EXPLAIN_TOKEN", TOKEN)
+        for user in sorted(users):
+            said = recall("explain", user, "--url", url)
+            assert said.startswith("user ")
+            assert user in said
+            assert json.loads(recall("export", user, "--url", url))["user_id"] == user
+        assert "knows no such user" in recall("explain", "nobody", "--url", url, code=2)
+        monkeypatch.setenv("RECALL_EXPLAIN_TOKEN", TOKEN[::-1])
+        assert "allowed is the header" in recall("explain", min(users), "--url", url, code=2)
+        assert stop(worker.process) == 0
+    log = bench.log.read_text()
+    assert not [user for user in users if user in log]
+    assert TOKEN not in log
+
+
+def test_where_no_worker_answers_it_is_said():
+    assert "no worker answers" in recall("explain", "user-1", "--url", "http://localhost:1", code=69)
+    assert "allowed is one that begins with http" in recall("explain", "user-1", "--url", "file:///x", code=2)
+
+
+def recall(*arguments, code=0):
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    assert done.exit_code == code, done.output
+    assert max(map(len, done.output.splitlines())) <= COLUMNS or "{" in done.output or code
+    return done.output
