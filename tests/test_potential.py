@@ -126,13 +126,13 @@ def test_categories_of_high_value_count_where_the_catalogue_knows_them():
 
 
 @pytest.mark.parametrize(
-    ("days", "told", "level"),
-    [(60, "probably gone for good", "low"), (17, "doubtful, a level lower", "middle"), (4, "", "high")],
+    ("every_days", "told", "level"),
+    [(3, "probably gone for good", "low"), (8, "doubtful, a level lower", "middle"), (30, "", "high")],
 )
-def test_the_probability_to_have_left_for_good_lowers_what_he_was_worth(days, told, level):
+def test_the_probability_to_have_left_for_good_lowers_what_he_was_worth(every_days, told, level):
     """The more often somebody came, the more his absence says."""
     shop = a_shop(models={(30, 7): scorer()})
-    last = buys(shop, "bob", 1, days, 200)
+    last = buys(shop, "bob", every_days, 10, 200)
     falls_silent(shop, last)
     began = shop.days.of(later(last, days=SILENCE_DAYS))
     alive = scorer().lifetime.alive(rhythms(shop.row("bob"), began, shop.days).active)
