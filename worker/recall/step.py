@@ -14,6 +14,7 @@ from worker.recall.bodies import (
     Activity,
     AdoptPlaybook,
     AdoptSnapshot,
+    App,
     Cancel,
     Feedback,
     Heartbeat,
@@ -131,7 +132,9 @@ class Customers:
             return [*self._recut(state, shared, context), *self._applied(state, shared, at, body, context)]
         return self._applied(state, shared, at, body, context)
 
-    def _applied(self, state: Profile, shared: Shared, at: int, body: object, context: Context) -> Sequence[Effect]:
+    def _applied(  # noqa: PLR0911 - a way out for every body
+        self, state: Profile, shared: Shared, at: int, body: object, context: Context
+    ) -> Sequence[Effect]:
         """Take what comes seldom."""
         clock, days = context.clock, self._days
         if type(body) is Order:
@@ -152,7 +155,13 @@ class Customers:
                 effects += self._was_active(state, shared, at, context)
             return effects
         if type(body) is ProfileUpdate:
-            return self._updated(state, shared, body, context)
+            return self._updated(state, shared, at, body, context)
+        if type(body) is App:
+            counted = intake.app(state, body, at, clock, days)
+            if counted is not None:
+                return (Count(counted),)
+            opened = body.state == "opened" and state.orders
+            return self._was_active(state, shared, at, context) if opened else NOTHING
         raise TypeError(f"body {type(body).__name__}: no rule for it")
 
     def _was_active(self, state: Profile, shared: Shared, at: int, context: Context) -> Sequence[Effect]:
@@ -194,7 +203,9 @@ class Customers:
         episode = state.episode
         return episode is not None and episode.cause == "silence" and at <= episode.opened_at
 
-    def _updated(self, state: Profile, shared: Shared, body: ProfileUpdate, context: Context) -> Sequence[Effect]:
+    def _updated(
+        self, state: Profile, shared: Shared, at: int, body: ProfileUpdate, context: Context
+    ) -> Sequence[Effect]:
         """Take consent and the like at once, whenever it was said; erasure leaves nothing but its mark."""
         if body.erase:
             effects: list[Effect] = [Count("erasures")]
@@ -203,7 +214,7 @@ class Customers:
             effects += [Attach(_name(day), None) for day in state.account.pending_days()]
             state.erase()
             return effects
-        intake.update(state, body)
+        intake.update(state, body, at)
         effects = []
         if state.account.profiling_opted_out:
             account = state.account
@@ -445,11 +456,8 @@ class Customers:
     def _forget(self, state: Profile, book: InForce, at: int) -> None:
         """Drop the contacts that no rule and no feature reaches any more."""
         if state.account.contacts:
-            caps = book.playbook.caps
-            ruled = (caps.user.days, *(cap.days for cap in caps.channel.values()))
-            longest = max(*ruled, *self.shop.horizons_days, *features.CONTACT_DAYS)
-            oldest = at - longest * DAY_MS - LATENESS_MS
-            state.account.contacts = [contact for contact in state.account.contacts if contact.at > oldest]
+            days = max(*self.shop.horizons_days, *features.CONTACT_DAYS)
+            state.account.contacts = eligibility.kept(state.account.contacts, book.playbook, at, days)
 
     def _visit_next(self, state: Profile, at: int) -> None:
         """Begin the weekly visits, where there are none."""
