@@ -71,6 +71,7 @@ def potential(shop, user="bob"):
         (50, 8, 50, "order value 50.00 (middle), 7.3 orders a year (high)"),
         (50, 8, 20, "order value 20.00 (low), 7.3 orders a year (high)"),
         (40, 2, 84, "order value 84.00 (high), 2.0 orders a year (middle)"),
+        (1, 1, 84, "order value 84.00 (high), one order (low)"),
     ],
 )
 def test_value_and_frequency_of_orders_are_told_and_judged(every_days, times, revenue, reason):

@@ -89,7 +89,7 @@ def _orders_a_year(profile: Profile, bounds: Sequence[float], days: Days) -> _Cr
     if first_day >= begin:
         orders, begin = orders - 1, first_day
     a_year = round(orders * YEAR_DAYS / max(LEAST_DAYS, last_day - begin), 1)
-    return _told(f"{a_year:.1f} orders a year", a_year, bounds)
+    return _told("one order" if profile.orders == 1 else f"{a_year:.1f} orders a year", a_year, bounds)
 
 
 def _high_value_share(
