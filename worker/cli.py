@@ -241,14 +241,14 @@ def schema(
     *,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where a file is stale.")] = False,
 ) -> None:
-    """Write the JSON Schema of every contract."""
+    """Write the JSON Schema of every contract, and an AsyncAPI document of all topics."""
     import schemas
     from schemas import generate
 
-    target = directory or Path(schemas.__file__).parent / "json"
+    target = directory or Path(schemas.__file__).parent
     if not check:
         with plainly():
-            typer.echo(f"{len(generate.generate(target))} schemas written to {target}")
+            typer.echo(f"{len(generate.generate(target))} files written to {target}")
         return
     stale = generate.stale(target)
     if stale:
@@ -276,7 +276,9 @@ def demo(
 def evaluate(
     sets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SET]...", help="cdnow, retail, tmall, simulated, or one task of them; else all."),
+        typer.Argument(
+            metavar="[SET]...", help="cdnow, retail, tmall, simulated, one task of them, or hillstrom; else all."
+        ),
     ] = None,
     *,
     data: Annotated[
@@ -288,7 +290,7 @@ def evaluate(
     resamples: Annotated[int, typer.Option(help="Of the users, for intervals.", min=20)] = 200,
     learner: Annotated[Literal["river", "vectorised"], typer.Option(help="Which learns: both say the same.")] = "river",
 ) -> None:
-    """Measure the model on public data, beside batch models, with intervals.
+    """Measure the model and the choice on public data, beside batch models and other policies, with intervals.
 
     It needs what the extra `evaluate` of the package installs.
     """
@@ -298,6 +300,39 @@ def evaluate(
         except ModuleNotFoundError as error:
             raise ValueError(f"{error.name} is not installed: pip install 'recall-worker[evaluate]'") from error
         command.run(sets or (), data, out, learner=learner, draws=resamples, console=make_console())
+
+
+@app.command("check")
+def check_playbook(
+    file: InputFile,
+    grant: Annotated[
+        list[str] | None,
+        typer.Option(help="Money a day that a budget is to have; may be given several times.", metavar="BUDGET=AMOUNT"),
+    ] = None,
+) -> None:
+    """Look for what is wrong with a playbook before it costs: mistakes, plays that no one can reach, rules that clash.
+
+    With --grant also whether the money pays for a contact in every partition. Exits with 1 where
+    there is an error; warnings are for a person to judge.
+    """
+    from worker import settings
+    from worker.recall.playbook import read
+    from worker.recall.playbook.check import check
+
+    with plainly():
+        config = settings.load()
+        grants = {given.budget: given.amount for given in _grants(grant)}
+        try:
+            told = read.read(file)
+            findings = check(told, grants=grants, partitions=config.partitions, horizons_days=config.horizons_days)
+        except read.PlaybookError as error:
+            findings = list(error.findings)
+    for finding in findings:
+        typer.echo(f"{finding.level}: {read.told(str(file), finding)}")
+    errors = sum(finding.level == "error" for finding in findings)
+    typer.echo(f"{file}: {_some(errors, 'error')}, {_some(len(findings) - errors, 'warning')}")
+    if errors:
+        raise typer.Exit(1)
 
 
 @app.command("adopt-playbook")
@@ -664,6 +699,10 @@ def _data_set(files: list[Path]) -> Source | None:
         told = ", ".join(f"{path.name} ({form})" for path, form in forms.items())
         raise ValueError(f"files: {told}: allowed are histories, or one data set")
     return open_source(files[0])
+
+
+def _some(n: int, what: str) -> str:
+    return f"{n or 'no'} {what}{'' if n == 1 else 's'}"
 
 
 def _given(

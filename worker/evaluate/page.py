@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import altair as alt
 
 from worker import page
+from worker.evaluate import choice
 from worker.evaluate.results import CONSTANT, ECE_MAX, MODEL, PEER
 
 if TYPE_CHECKING:
@@ -46,17 +47,23 @@ customers; <i>better</i> and <i>worse</i> mean that the interval of the differen
 """
 
 
-def write(results: Sequence[Mapping[str, Any]], command: str) -> str:
-    """Return the page of all results; `command` makes it anew."""
+def write(results: Sequence[Mapping[str, Any]], tested: Sequence[Mapping[str, Any]], command: str) -> str:
+    """Return the page of all results, and of the choice's test where there is one; `command` makes it anew."""
     charts: dict[str, dict[str, Any]] = {}
     sections = [_section(result, charts) for result in results]
-    contents = "".join(f'<a href="#{result["task"]}">{escape(result["title"])}</a> ' for result in results)
-    versions = ", ".join(f"{name} {number}" for name, number in results[0]["versions"].items())
+    for test in tested:
+        place = f"{test['task']}-budget"
+        charts[place] = page.themed(choice.chart(test))
+        sections.append(f"{choice.section(test, place)}{_targets(test)}</section>")
+    shown = [*results, *tested]
+    contents = "".join(f'<a href="#{result["task"]}">{escape(result["title"])}</a> ' for result in shown)
+    in_short = f"<h3>In short</h3>{_overview(results)}{_claim(results)}" if results else ""
+    versions = {f"{name} {number}": None for result in shown for name, number in result["versions"].items()}
+    resampled = f"; {results[0]['resamples']} resamples of the customers" if results else ""
     body = (
-        f"{_INTRO}<nav>{contents}</nav>"
-        f"<h3>In short</h3>{_overview(results)}{_claim(results)}{''.join(sections)}"
-        f'<section><h2>How to make this page</h2><pre>{escape(command)}</pre><p class="soft">With {escape(versions)}; '
-        f"{results[0]['resamples']} resamples of the customers.</p></section>"
+        f"{_INTRO}<nav>{contents}</nav>{in_short}{''.join(sections)}"
+        f'<section><h2>How to make this page</h2><pre>{escape(command)}</pre><p class="soft">With '
+        f"{escape(', '.join(versions))}{resampled}.</p></section>"
     )
     return page.write("How good is the churn model?", body, charts)
 
