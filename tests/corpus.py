@@ -1,8 +1,9 @@
 """Good and bad records of the source topics: one table, put to the contracts and to the fast decoder alike."""
 
 import json
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
+from schemas.feedback import Status
 from worker.recall import bodies
 from worker.recall.policy.catalog import Change
 from worker.stream.processor import Directive, Ignored, Rejected, Tick
@@ -150,6 +151,9 @@ GOOD = [
     Case("milliseconds", "clickstream", view(timestamp="2026-01-05T10:00:00.123Z"), activity(3, **SEEN), AT + 123),
     Case("not ASCII", "clickstream", view(userId="käufer-买家"), activity(3, **SEEN), key="käufer-买家".encode()),
     Case("10 min ahead", "clickstream", view(), activity(3, **SEEN), recorded_at=AT - 600_000),
+    Case("app installed", "clickstream", track("Application Installed"), bodies.App("m1", "installed")),
+    Case("app opened", "clickstream", track("Application Opened", {"version": "1"}), bodies.App("m1", "opened")),
+    Case("app gone", "clickstream", track("Application Uninstalled", {}), bodies.App("m1", "uninstalled")),
     Case("into the cart", "cart", track("Product Added", {**SHOES, "quantity": 2}), activity(6, **SEEN)),
     Case("out of the cart", "cart", track("Product Removed", SHOES), activity(7, **SEEN)),
     Case("cart viewed", "cart", track("Cart Viewed", {"cart_id": "c"}), activity(None)),
@@ -213,6 +217,10 @@ GOOD = [
         ),
     ),
     Case("erasure", "profiles", profile(erase=True), updated(erase=True)),
+    *(
+        Case(status, "feedback", feedback(status=status), bodies.Feedback("m1", "c1", status, "email", None))
+        for status in get_args(Status)
+    ),
     Case("click", "feedback", feedback(), bodies.Feedback("m1", "c1", "clicked", "email", None)),
     Case(
         "cost",
@@ -384,6 +392,7 @@ REJECTED = [
         "currency",
         contract=True,
     ),
+    Case("an app among orders", "orders", track("Application Opened"), "topic"),
     Case("an order among clicks", "clickstream", order(), "topic"),
     Case("no user in a profile", "profiles", without(profile(), "userId"), "malformed"),
     Case("a misspelt opt-out", "profiles", profile(opt_out_mesages=True), "malformed"),

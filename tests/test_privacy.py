@@ -40,6 +40,16 @@ def ann(shop):
     return shop
 
 
+def touched(shop, user="ann"):
+    """Let a user who buys weekly stay away until he is touched; return the command."""
+    last = shop.buys_weekly(user, "2025-01-06")
+    for day in range(1, 90):
+        shop.tick(later(last, days=day))
+        if shop.commands(user):
+            return shop.commands(user)[0]
+    raise AssertionError("nobody was touched within 90 days")
+
+
 # -- access ------------------------------------------------------------------------------------------------------------
 
 
@@ -83,10 +93,9 @@ def test_what_was_seen_for_the_model_is_exported_with_what_it_said():
 
 def test_a_touch_is_exported_with_what_was_heard_of_it():
     shop = SmallShop()
-    last = shop.buys_weekly("ann", "2025-01-06")
-    shop.tick(later(last, days=62))
-    [command] = shop.commands("ann")
-    shop.hears("ann", later(last, days=62, hours=1), "delivered", command["command_id"])
+    command = touched(shop)
+    channel = command["delivery"]["channel"]
+    shop.hears("ann", later(shop.clock, hours=1), "delivered", command["command_id"], channel)
     [contact] = exported(shop, "ann")["account"]["contacts"]
     assert contact["play"] == command["action"]["play"]
     assert contact["heard"] == ["delivered"]
@@ -111,10 +120,8 @@ def test_after_erasure_nothing_is_known_and_nothing_brings_it_back():
 
 def test_erasure_calls_back_what_is_under_way():
     shop = SmallShop()
-    last = shop.buys_weekly("ann", "2025-01-06")
-    shop.tick(later(last, days=62))
-    [command] = shop.commands("ann")
-    shop.says("ann", later(last, days=62, hours=1), erase=True)
+    command = touched(shop)
+    shop.says("ann", later(shop.clock, hours=1), erase=True)
     assert shop.cancellations("ann") == [(command["command_id"], "erased")]
 
 

@@ -51,7 +51,7 @@ def wall_ms() -> int:
 
 def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> StreamApp:
     """Put the worker together; `wall` is what ticks are written from."""
-    require_guards(config)
+    require_live_from(config)
     connection = config.connection()
     transactional = config.mode == "transactional"
     commits = CommitSettings(
@@ -168,17 +168,12 @@ def _write_ticks(app: StreamApp, every_s: float, wall: Callable[[], int]) -> Non
                 await app.write(Output(CONTROL, None, value, partition=lane.number))
 
 
-def require_guards(config: Settings) -> None:
-    """Refuse a start that could reach real customers unawares."""
+def require_live_from(config: Settings) -> None:
+    """Refuse a start that could message real customers about the past."""
     if config.live_from is None:
         raise settings.SettingsError(
             "settings: live_from is not set: allowed is the time from which on commands may leave, as in "
             "RECALL_LIVE_FROM=2026-01-05T00:00:00Z"
-        )
-    if config.mode == "transactional" and not (config.dry_run or config.accept_missing_guards):
-        raise settings.SettingsError(
-            "settings: quiet hours, choice and budgets are not there yet. Allowed is RECALL_DRY_RUN=true, which "
-            "records what would be sent, or RECALL_ACCEPT_MISSING_GUARDS=true, which sends it"
         )
 
 
@@ -191,7 +186,7 @@ def prepare(config: Settings) -> StreamApp:
         UnavailableError: where no broker answers.
 
     """
-    require_guards(config)
+    require_live_from(config)
     warnings = topics.check(config)
     log_as_json()
     for warning in [*warnings, *(f"{name} is no setting: it is not read" for name in settings.strangers())]:

@@ -241,14 +241,14 @@ def schema(
     *,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where a file is stale.")] = False,
 ) -> None:
-    """Write the JSON Schema of every contract."""
+    """Write the JSON Schema of every contract, and an AsyncAPI document of all topics."""
     import schemas
     from schemas import generate
 
-    target = directory or Path(schemas.__file__).parent / "json"
+    target = directory or Path(schemas.__file__).parent
     if not check:
         with plainly():
-            typer.echo(f"{len(generate.generate(target))} schemas written to {target}")
+            typer.echo(f"{len(generate.generate(target))} files written to {target}")
         return
     stale = generate.stale(target)
     if stale:
@@ -276,7 +276,9 @@ def demo(
 def evaluate(
     sets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SET]...", help="cdnow, retail, tmall, simulated, or one task of them; else all."),
+        typer.Argument(
+            metavar="[SET]...", help="cdnow, retail, tmall, simulated, one task of them, or hillstrom; else all."
+        ),
     ] = None,
     *,
     data: Annotated[
@@ -288,7 +290,7 @@ def evaluate(
     resamples: Annotated[int, typer.Option(help="Of the users, for intervals.", min=20)] = 200,
     learner: Annotated[Literal["river", "vectorised"], typer.Option(help="Which learns: both say the same.")] = "river",
 ) -> None:
-    """Measure the model on public data, beside batch models, with intervals.
+    """Measure the model and the choice on public data, beside batch models and other policies, with intervals.
 
     It needs what the extra `evaluate` of the package installs.
     """
@@ -424,6 +426,64 @@ def resume() -> None:
         config = settings.load()
         control.resume(config)
     typer.echo(f"resumed, in {config.partitions} partitions")
+
+
+@app.command()
+def cost(
+    *,
+    contacts: Annotated[int | None, typer.Option(help="How many users are touched.", min=1)] = None,
+    contact_price: Annotated[str, typer.Option(help="Of one message or call.", metavar="AMOUNT")] = "0",
+    face_value: Annotated[str, typer.Option(help="Of the coupon that each gets.", metavar="AMOUNT")] = "0",
+    redemption: Annotated[str, typer.Option(help="Share of the coupons that are used.", metavar="SHARE")] = "0",
+    hours: Annotated[str, typer.Option(help="Of people, planning and looking after.", metavar="HOURS")] = "0",
+    hourly_rate: Annotated[str, typer.Option(help="What an hour of theirs costs.", metavar="AMOUNT")] = "0",
+    upkeep: Annotated[str, typer.Option(help="Of the system, for that time.", metavar="AMOUNT")] = "0",
+    wear: Annotated[str, typer.Option(help="Fatigue and harm to the brand, of each contact.", metavar="AMOUNT")] = "0",
+    shadow_price: Annotated[
+        str, typer.Option(help="Lambda: what a unit of money would have earned elsewhere.", metavar="NUMBER")
+    ] = "0",
+    rate_with: Annotated[str | None, typer.Option(help="Share that comes back with contact.", metavar="SHARE")] = None,
+    rate_without: Annotated[str, typer.Option(help="Share that would come back without.", metavar="SHARE")] = "0",
+    margin: Annotated[
+        str | None, typer.Option(help="What one who is won brings in, after cost of goods.", metavar="AMOUNT")
+    ] = None,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="Sum up what was spent instead: a folder of `recall replay --out`."),
+    ] = None,
+    currency: Annotated[str, typer.Option(help="ISO 4217; that of the decisions is known.")] = "CNY",
+    html: Annotated[Path | None, typer.Option(dir_okay=False, help="Page with charts to write.")] = None,
+    form: Annotated[Literal["text", "json"], typer.Option("--format", help="Of what is printed.")] = "text",
+) -> None:
+    """Reckon what winning users back costs in full, or sum up what it has cost.
+
+    Direct, opportunity and hidden costs; what a user who is won costs; and from which save rate on it pays.
+    Amounts are in major units; shares from 0 to 1, or in percent.
+    """
+    from worker.cost import command
+
+    with plainly(), _file_errors():
+        if decisions is not None and contacts is None:
+            command.ledger(decisions, html, form, make_console())
+            return
+        if contacts is None or decisions is not None:
+            raise ValueError("allowed is either --contacts NUMBER, with what they cost, or --decisions FOLDER")
+        question = command.question(
+            contacts=contacts,
+            contact_price=contact_price,
+            face_value=face_value,
+            redemption=redemption,
+            hours=hours,
+            hourly_rate=hourly_rate,
+            upkeep=upkeep,
+            wear=wear,
+            shadow_price=shadow_price,
+            rate_with=rate_with,
+            rate_without=rate_without,
+            margin=margin,
+            currency=currency,
+        )
+        command.answer(question, html, form, make_console())
 
 
 @app.command()

@@ -138,7 +138,6 @@ def _run(show: Show, console: Console) -> int:
             "app_id": "recall-demo",
             "mode": "plain",
             "clock": "recorded",
-            "accept_missing_guards": True,
             "web_port": 0,
             "datadir": str(Path(folder, "data")),
         }

@@ -61,7 +61,7 @@ class Asker(NamedTuple):
 class Door:
     """Who may ask: with a token whoever has it; without one whoever asks from this machine, by a name of its own.
 
-    A page of somebody else's in a browser on this machine asks by another name, as does what a proxy passes on.
+    A page of somebody else's, in a browser on this machine, asks by another name.
     """
 
     def __init__(self, token: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec.structs import replace
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
 from worker.recall.days import DAY_MS
@@ -184,7 +185,8 @@ class _PolicyGauges:
         yield from (self._unheard, self._missing, self._canary, self._approved, self._stopped)
 
     def add(self, number: str, shared: Shared, clock: int, customers: Customers) -> None:
-        days, playbook = customers.shop.days, customers.base(shared).playbook
+        days = customers.shop.days
+        playbook = customers.in_force(replace(shared, canary=None), b"").playbook
         day = days.of(clock)
         for name, granted in shared.budgets.items():
             now = granted.on(day)

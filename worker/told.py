@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final
 
 from worker.console import facts
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 NAMES_SHOWN: Final = 3
+_WIDTH: Final = 65
+"""Of what stands beside a label."""
+_HANGING: Final = " " * 18
+"""Below a time."""
 _MINUTES: Final = len("2026-01-05T10:00")
 
 
@@ -82,7 +87,7 @@ def _risk(risk: Mapping[str, Any] | None, alive: float | None) -> str:
 
 
 def _move(move: Mapping[str, Any]) -> str:
-    return f"{_time(move['at'])}  {move['from_tier']} -> {move['to_tier']} ({move['cause']})"
+    return _at(move["at"], f"{move['from_tier']} -> {move['to_tier']} ({move['cause']})")
 
 
 def _reach(reach: Mapping[str, Any]) -> Iterator[str]:
@@ -98,13 +103,13 @@ def _reach(reach: Mapping[str, Any]) -> Iterator[str]:
 def _touch(touch: Mapping[str, Any]) -> str:
     given = ", with an incentive" if touch["with_incentive"] else ""
     heard = ", ".join(touch["heard"]) or "nothing heard"
-    return f"{_time(touch['at'])}  {touch['play'] or 'touch'} by {touch['channel']}{given}: {heard}"
+    return _at(touch["at"], f"{touch['play'] or 'touch'} by {touch['channel']}{given}: {heard}")
 
 
 def _episode(episode: Mapping[str, Any] | None) -> Iterator[str]:
     if episode is None:
         return
-    yield f"{_time(episode['opened_at'])}  {episode['text'] or episode['trigger']}"
+    yield _at(episode["opened_at"], episode["text"] or episode["trigger"])
     arm = "held out: a shadow" if episode["arm"] == "control" else "treated"
     touches = "1 touch" if episode["touches"] == 1 else f"{episode['touches']} touches"
     yield f"{arm}; play {episode['play'] or 'none'}, {touches}"
@@ -121,8 +126,10 @@ def _decision(decision: Mapping[str, Any]) -> str:
     what = outcome if outcome == reason else f"{outcome}: {reason}"
     play = decision["play"] or decision.get("shadow_play")
     by = f" by {decision['channel']}" if decision["channel"] else ""
-    text = f"\n{'':18}{decision['text']}" if decision.get("text") else ""
-    return f"{_time(decision['at'])}  {what}{f', {play}{by}' if play else ''}{text}"
+    lines = [_at(decision["at"], f"{what}{f', {play}{by}' if play else ''}")]
+    if decision.get("text"):
+        lines.append(_below_time(decision["text"]))
+    return "\n".join(lines)
 
 
 def _next(ahead: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -132,7 +139,15 @@ def _next(ahead: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         command = decision["command"]
         if command is not None:
             cost, until = command["cost"], _time(command["delivery"]["not_after"])
-            yield f"{'':18}costs {cost['direct']} direct, {cost['hidden']} hidden; not after {until}"
+            yield _below_time(f"costs {cost['direct']} direct, {cost['hidden']} hidden; not after {until}")
+
+
+def _at(at: str, text: str) -> str:
+    return fill(f"{_time(at)}  {text}", _WIDTH, subsequent_indent=_HANGING)
+
+
+def _below_time(text: str) -> str:
+    return fill(text, _WIDTH, initial_indent=_HANGING, subsequent_indent=_HANGING)
 
 
 def _time(text: str) -> str:

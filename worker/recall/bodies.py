@@ -1,6 +1,6 @@
 """What a record says, once it is read: the bodies that the profile and the partition take."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -16,6 +16,13 @@ class Activity(Struct, frozen=True, gc=False):
     product_id: str | None = None
     category: str | None = None
     price_minor: int | None = None
+
+
+class App(Struct, frozen=True, gc=False):
+    """The shop's app came onto a device of the user's, was opened, or is gone from it."""
+
+    message_id: str
+    state: Literal["installed", "opened", "uninstalled"]
 
 
 class Item(NamedTuple):

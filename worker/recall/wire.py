@@ -26,6 +26,7 @@ from schemas.values import (
 )
 from worker.recall.bodies import (
     Activity,
+    App,
     Cancel,
     Feedback,
     Item,
@@ -240,6 +241,28 @@ class _CartViewed(_Plain, frozen=True, gc=False, kw_only=True, tag="Cart Viewed"
     channel: ClassVar[int | None] = None
 
 
+class _AppEvent(_Track, frozen=True, gc=False, kw_only=True):
+    """Something that happened to the shop's app, of which only the name is read."""
+
+    state: ClassVar[Literal["installed", "opened", "uninstalled"]]
+    properties: _Nothing | None = None
+
+    def body(self, _currency: Currency) -> App:
+        return App(self.message_id, self.state)
+
+
+class _AppInstalled(_AppEvent, frozen=True, gc=False, kw_only=True, tag="Application Installed"):
+    state: ClassVar[Literal["installed", "opened", "uninstalled"]] = "installed"
+
+
+class _AppOpened(_AppEvent, frozen=True, gc=False, kw_only=True, tag="Application Opened"):
+    state: ClassVar[Literal["installed", "opened", "uninstalled"]] = "opened"
+
+
+class _AppUninstalled(_AppEvent, frozen=True, gc=False, kw_only=True, tag="Application Uninstalled"):
+    state: ClassVar[Literal["installed", "opened", "uninstalled"]] = "uninstalled"
+
+
 class _CheckoutStarted(_Track, frozen=True, gc=False, kw_only=True, tag="Checkout Started"):
     properties: _Checkout
 
@@ -413,7 +436,10 @@ EVENTS: Final[dict[str, Any]] = {
     | _ProductsSearched
     | _ProductAddedToWishlist
     | _SignedIn
-    | _CheckedIn,
+    | _CheckedIn
+    | _AppInstalled
+    | _AppOpened
+    | _AppUninstalled,
     "cart": _ProductAdded | _ProductRemoved | _CartViewed | _CheckoutStarted | _CouponApplied,
     "orders": _OrderCompleted | _OrderRefunded | _OrderCancelled,
 }
