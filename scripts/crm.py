@@ -4,8 +4,9 @@
 What makes it safe, in this order (docs/crm.md says why):
 
 1. It reads committed: what a worker took back, it never sees.
-2. It puts a command into an inbox of its own, once an id, and then commits the offset: nothing is lost with the process.
-3. A cancellation, on the same topic under the same key, takes a command that waits out of the inbox.
+2. It puts a command into an inbox of its own, once an id, and then commits the offset: a crash loses nothing.
+3. A cancellation, on the same topic under the same key, takes a command that waits out of the inbox. After an outage
+   it reads to the end of the topic first: cancellations may lie behind the commands.
 4. It carries out what is due, not before `not_before`, never after `not_after`, the highest priority first, and looks
    at consent once more.
 5. It tells what became of it on `feedback`.
@@ -202,24 +203,29 @@ class Crm:
 
 
 def run(consumer: Consumer, crm: Crm, *, once: bool) -> None:
-    """Read until stopped; with `once`, until the end of the topic."""
-    ended: set[int | None] = set()
+    """Read until stopped; with `once`, until the end of the topic.
+
+    Nothing is carried out before the end of a partition was seen once: what is cancelled meanwhile must not go out.
+    """
+    seen: set[int | None] = set()
     while True:
         messages = []
         for message in consumer.consume(BATCH, WAIT_S):
             error = message.error()
             if error is None:
                 messages.append(message)
-                ended.discard(message.partition())
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client's only name for it
-                ended.add(message.partition())
+                seen.add(message.partition())
             else:
                 raise KafkaException(error)
         if messages:
             crm.take(messages)
             consumer.commit(asynchronous=False)
+        assigned = {place.partition for place in consumer.assignment()}
+        if not assigned or not assigned <= seen:
+            continue
         worked = crm.work()
-        if once and not worked and ended and ended == {place.partition for place in consumer.assignment()}:
+        if once and not messages and not worked:
             return
 
 
