@@ -41,7 +41,7 @@ class LifetimeParameters(BgNbdParameters):
     histories: Count = Field(description="How many histories it was fitted to.")
 
 
-Responses = Annotated[tuple[Number, Number, Number], Field()]
+Responses = tuple[Number, Number, Number]
 """Of a play in a segment: the outcomes' weights, their squares, and the weights of those who ordered."""
 
 

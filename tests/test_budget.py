@@ -100,6 +100,18 @@ def test_what_comes_back_of_an_earlier_day_gives_no_more_than_the_grant():
     assert left(budget, DAYS.start(TODAY + 1)) == 100 * EURO
 
 
+def test_what_came_back_counts_against_what_is_spent_later_that_day():
+    budget = spend(settle(daily(), 20 * EURO, core=True, day=TODAY), 100 * EURO)
+    assert left(budget) == 20 * EURO
+
+
+def test_what_users_outside_the_core_have_cost_too_much_they_make_up_for():
+    budget = settle(spend(daily(), 60 * EURO, core=False, core_share=0.4), -70 * EURO, core=False, day=TODAY)
+    tomorrow = DAYS.start(TODAY + 1)
+    assert left(budget, tomorrow, core=True, core_share=0.4) == 70 * EURO
+    assert left(budget, tomorrow, core=False, core_share=0.4) == 30 * EURO
+
+
 def test_what_cost_more_than_a_day_had_is_made_up_for_by_the_days_after():
     budget = settle(spend(daily(), 100 * EURO), -130 * EURO, core=True, day=TODAY)
     assert left(budget) == 0

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from schemas.events import CartEvent, ClickstreamEvent, OrderEvent
 from schemas.profiles import ProfileRecord
-from worker.simulate import KINDS, START, Oddities, kind_of, life_of, simulate
+from worker.simulate import TYPES, START, Oddities, kind_of, life_of, simulate
 from worker.sources import history
 
 SEED, USERS, DAYS = 7, 400, 120
@@ -199,7 +199,7 @@ def test_bargain_hunters_come_for_the_sales(shop):
 
 def test_kinds_have_their_shares():
     kinds = Counter(kind_of(f"user-{number}", 1) for number in range(1, 2001))
-    assert set(kinds) == set(KINDS)
+    assert set(kinds) == set(TYPES)
     assert kinds["loyal"] / 2000 == pytest.approx(0.35, abs=0.04)
 
 

@@ -18,7 +18,7 @@ from worker import bootstrap, settings, topics
 from worker.catalog import Products
 from worker.inquiry import Pages
 from worker.models import Models
-from worker.monitoring import CatalogCollector, CustomersCollector, ModelCollector, TrainingCollector
+from worker.monitoring import CatalogCollector, CustomersCollector, ModelCollector, PolicyCollector, TrainingCollector
 from worker.stream.committer import CommitSettings
 from worker.stream.lane import Group, Work
 from worker.stream.partition import Partition
@@ -51,7 +51,7 @@ def wall_ms() -> int:
 
 def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> StreamApp:
     """Put the worker together; `wall` is what ticks are written from."""
-    require_guards(config)
+    require_live_from(config)
     connection = config.connection()
     transactional = config.mode == "transactional"
     commits = CommitSettings(
@@ -119,6 +119,7 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
         datadir=str(config.datadir),
     )
     app.metrics.registry.register(CustomersCollector(app.lanes))
+    app.metrics.registry.register(PolicyCollector(app.lanes, customers))
     app.metrics.registry.register(TrainingCollector(app.lanes))
     app.metrics.registry.register(ModelCollector(models.latest.values, app.lanes, customers.shop.days))
     app.pages.append(Pages(app.lanes, customers, config).add)
@@ -167,17 +168,12 @@ def _write_ticks(app: StreamApp, every_s: float, wall: Callable[[], int]) -> Non
                 await app.write(Output(CONTROL, None, value, partition=lane.number))
 
 
-def require_guards(config: Settings) -> None:
-    """Refuse a start that could reach real customers unawares."""
+def require_live_from(config: Settings) -> None:
+    """Refuse a start that could message real customers about the past."""
     if config.live_from is None:
         raise settings.SettingsError(
             "settings: live_from is not set: allowed is the time from which on commands may leave, as in "
             "RECALL_LIVE_FROM=2026-01-05T00:00:00Z"
-        )
-    if config.mode == "transactional" and not (config.dry_run or config.accept_missing_guards):
-        raise settings.SettingsError(
-            "settings: quiet hours, choice and budgets are not there yet. Allowed is RECALL_DRY_RUN=true, which "
-            "records what would be sent, or RECALL_ACCEPT_MISSING_GUARDS=true, which sends it"
         )
 
 
@@ -190,7 +186,7 @@ def prepare(config: Settings) -> StreamApp:
         UnavailableError: where no broker answers.
 
     """
-    require_guards(config)
+    require_live_from(config)
     warnings = topics.check(config)
     log_as_json()
     for warning in [*warnings, *(f"{name} is no setting: it is not read" for name in settings.strangers())]:

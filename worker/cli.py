@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -63,6 +64,15 @@ OutputFile = Annotated[
 ]
 
 
+PlaybookOption = Annotated[Path | None, typer.Option(help="Playbook (TOML).", dir_okay=False)]
+CurrencyOption = Annotated[str | None, typer.Option(help="The shop's currency, ISO 4217.")]
+TimezoneOption = Annotated[str | None, typer.Option(help="The shop's timezone, IANA.")]
+PartitionsOption = Annotated[int | None, typer.Option(help="Split into so many, as the topics are.")]
+LiveFromOption = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"])]
+SaltOption = Annotated[str | None, typer.Option(help="Draws who is held out.")]
+HorizonsOption = Annotated[
+    str | None, typer.Option(help="Days that the risk looks ahead, separated by commas; the first is acted on.")
+]
 GrantOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -151,16 +161,17 @@ def replay(
     ],
     out: Annotated[Path | None, typer.Option(help="Folder for what the topics would have got.")] = None,
     form: Annotated[Literal["jsonl", "parquet"], typer.Option("--format", help="Form of what is written.")] = "jsonl",
-    playbook: Annotated[Path | None, typer.Option(help="Playbook (TOML).", dir_okay=False)] = None,
-    currency: Annotated[str | None, typer.Option(help="The shop's currency, ISO 4217.")] = None,
-    timezone: Annotated[str | None, typer.Option(help="The shop's timezone, IANA.")] = None,
-    partitions: Annotated[int | None, typer.Option(help="Split into so many, as the topics are.")] = None,
-    live_from: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"])] = None,
-    salt: Annotated[str | None, typer.Option(help="Draws who is held out.")] = None,
-    horizons_days: Annotated[
-        str | None, typer.Option(help="Days that the risk looks ahead, separated by commas; the first is acted on.")
-    ] = None,
+    playbook: PlaybookOption = None,
+    currency: CurrencyOption = None,
+    timezone: TimezoneOption = None,
+    partitions: PartitionsOption = None,
+    live_from: LiveFromOption = None,
+    salt: SaltOption = None,
+    horizons_days: HorizonsOption = None,
     grant: GrantOption = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Page (Markdown) to write about what was decided.", dir_okay=False)
+    ] = None,
 ) -> None:
     """Run the worker's own rules over a recorded history, without a broker.
 
@@ -168,21 +179,10 @@ def replay(
     What is not given comes from the environment (RECALL_...). Without --live-from
     the shop is live from the beginning.
     """
-    from worker import settings
-
     with plainly(), _file_errors():
         source = _data_set(files)
-        given = {
-            "playbook": playbook,
-            "currency": currency or (source and source.currency),
-            "timezone": timezone or (source and source.timezone),
-            "partitions": partitions,
-            "live_from": live_from and live_from.replace(tzinfo=live_from.tzinfo or UTC),
-            "salt": salt,
-            "horizons_days": horizons_days,
-        }
-        config = settings.load(**{name: value for name, value in given.items() if value is not None})
-        _replay(config, files, source, out, form, _grants(grant))
+        given = _given(playbook, currency, timezone, partitions, live_from, salt, horizons_days)
+        _replay(_settings_of(source, given), files, source, out, form, _grants(grant), report)
 
 
 @import_app.command("online-retail")
@@ -276,7 +276,9 @@ def demo(
 def evaluate(
     sets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SET]...", help="cdnow, retail, tmall, simulated, or one task of them; else all."),
+        typer.Argument(
+            metavar="[SET]...", help="cdnow, retail, tmall, simulated, one task of them, or hillstrom; else all."
+        ),
     ] = None,
     *,
     data: Annotated[
@@ -288,7 +290,7 @@ def evaluate(
     resamples: Annotated[int, typer.Option(help="Of the users, for intervals.", min=20)] = 200,
     learner: Annotated[Literal["river", "vectorised"], typer.Option(help="Which learns: both say the same.")] = "river",
 ) -> None:
-    """Measure the model on public data, beside batch models, with intervals.
+    """Measure the model and the choice on public data, beside batch models and other policies, with intervals.
 
     It needs what the extra `evaluate` of the package installs.
     """
@@ -298,6 +300,39 @@ def evaluate(
         except ModuleNotFoundError as error:
             raise ValueError(f"{error.name} is not installed: pip install 'recall-worker[evaluate]'") from error
         command.run(sets or (), data, out, learner=learner, draws=resamples, console=make_console())
+
+
+@app.command("check")
+def check_playbook(
+    file: InputFile,
+    grant: Annotated[
+        list[str] | None,
+        typer.Option(help="Money a day that a budget is to have; may be given several times.", metavar="BUDGET=AMOUNT"),
+    ] = None,
+) -> None:
+    """Look for what is wrong with a playbook before it costs: mistakes, plays that no one can reach, rules that clash.
+
+    With --grant also whether the money pays for a contact in every partition. Exits with 1 where
+    there is an error; warnings are for a person to judge.
+    """
+    from worker import settings
+    from worker.recall.playbook import read
+    from worker.recall.playbook.check import check
+
+    with plainly():
+        config = settings.load()
+        grants = {given.budget: given.amount for given in _grants(grant)}
+        try:
+            told = read.read(file)
+            findings = check(told, grants=grants, partitions=config.partitions, horizons_days=config.horizons_days)
+        except read.PlaybookError as error:
+            findings = list(error.findings)
+    for finding in findings:
+        typer.echo(f"{finding.level}: {read.told(str(file), finding)}")
+    errors = sum(finding.level == "error" for finding in findings)
+    typer.echo(f"{file}: {_some(errors, 'error')}, {_some(len(findings) - errors, 'warning')}")
+    if errors:
+        raise typer.Exit(1)
 
 
 @app.command("adopt-playbook")
@@ -394,6 +429,64 @@ def resume() -> None:
 
 
 @app.command()
+def cost(
+    *,
+    contacts: Annotated[int | None, typer.Option(help="How many users are touched.", min=1)] = None,
+    contact_price: Annotated[str, typer.Option(help="Of one message or call.", metavar="AMOUNT")] = "0",
+    face_value: Annotated[str, typer.Option(help="Of the coupon that each gets.", metavar="AMOUNT")] = "0",
+    redemption: Annotated[str, typer.Option(help="Share of the coupons that are used.", metavar="SHARE")] = "0",
+    hours: Annotated[str, typer.Option(help="Of people, planning and looking after.", metavar="HOURS")] = "0",
+    hourly_rate: Annotated[str, typer.Option(help="What an hour of theirs costs.", metavar="AMOUNT")] = "0",
+    upkeep: Annotated[str, typer.Option(help="Of the system, for that time.", metavar="AMOUNT")] = "0",
+    wear: Annotated[str, typer.Option(help="Fatigue and harm to the brand, of each contact.", metavar="AMOUNT")] = "0",
+    shadow_price: Annotated[
+        str, typer.Option(help="Lambda: what a unit of money would have earned elsewhere.", metavar="NUMBER")
+    ] = "0",
+    rate_with: Annotated[str | None, typer.Option(help="Share that comes back with contact.", metavar="SHARE")] = None,
+    rate_without: Annotated[str, typer.Option(help="Share that would come back without.", metavar="SHARE")] = "0",
+    margin: Annotated[
+        str | None, typer.Option(help="What one who is won brings in, after cost of goods.", metavar="AMOUNT")
+    ] = None,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="Sum up what was spent instead: a folder of `recall replay --out`."),
+    ] = None,
+    currency: Annotated[str, typer.Option(help="ISO 4217; that of the decisions is known.")] = "CNY",
+    html: Annotated[Path | None, typer.Option(dir_okay=False, help="Page with charts to write.")] = None,
+    form: Annotated[Literal["text", "json"], typer.Option("--format", help="Of what is printed.")] = "text",
+) -> None:
+    """Reckon what winning users back costs in full, or sum up what it has cost.
+
+    Direct, opportunity and hidden costs; what a user who is won costs; and from which save rate on it pays.
+    Amounts are in major units; shares from 0 to 1, or in percent.
+    """
+    from worker.cost import command
+
+    with plainly(), _file_errors():
+        if decisions is not None and contacts is None:
+            command.ledger(decisions, html, form, make_console())
+            return
+        if contacts is None or decisions is not None:
+            raise ValueError("allowed is either --contacts NUMBER, with what they cost, or --decisions FOLDER")
+        question = command.question(
+            contacts=contacts,
+            contact_price=contact_price,
+            face_value=face_value,
+            redemption=redemption,
+            hours=hours,
+            hourly_rate=hourly_rate,
+            upkeep=upkeep,
+            wear=wear,
+            shadow_price=shadow_price,
+            rate_with=rate_with,
+            rate_without=rate_without,
+            margin=margin,
+            currency=currency,
+        )
+        command.answer(question, html, form, make_console())
+
+
+@app.command()
 def model(
     *,
     file: Annotated[
@@ -418,6 +511,84 @@ def model(
         console.print(model_report.shown(snapshot))
     if not found:
         console.print(model_report.NONE_YET)
+
+
+UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The shop's own id of the user.", show_default=False)]
+UrlOption = Annotated[
+    str | None, typer.Option(help="Of the worker that has the user's partition; else the one on this machine.")
+]
+
+
+@app.command()
+def explain(
+    user: UserArgument,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(exists=True, dir_okay=False, help="Histories, or one data set, to replay.", metavar="[FILE]..."),
+    ] = None,
+    url: UrlOption = None,
+    form: Annotated[Literal["text", "json"], typer.Option("--format", help="Form of what is shown.")] = "text",
+    playbook: PlaybookOption = None,
+    currency: CurrencyOption = None,
+    timezone: TimezoneOption = None,
+    partitions: PartitionsOption = None,
+    live_from: LiveFromOption = None,
+    salt: SaltOption = None,
+    horizons_days: HorizonsOption = None,
+    grant: GrantOption = None,
+) -> None:
+    """Say what is known of a user, what was decided and why, and what would be sent next.
+
+    Of a running worker; or, with files, of the end of a replay of them, with its options.
+    """
+    with plainly(), _file_errors():
+        if files:
+            given = _given(playbook, currency, timezone, partitions, live_from, salt, horizons_days)
+            told = _explained(user, files, given, _grants(grant))
+        else:
+            from worker import asking, settings
+
+            told = asking.ask(settings.load(), "explain", user, url)
+    _show(told, form)
+
+
+@app.command()
+def export(
+    user: UserArgument,
+    url: UrlOption = None,
+    *,
+    topics: Annotated[
+        bool, typer.Option("--topics", help="Also what the topics hold; reads the user's partition of each.")
+    ] = False,
+) -> None:
+    """Write as JSON everything that is kept of a user: the answer to a request for access."""
+    from worker import asking, settings
+
+    with plainly():
+        config = settings.load()
+        told = asking.ask(config, "export", user, url)
+        if topics:
+            told["topics"] = asking.on_topics(config, user)
+    _show(told, "json")
+
+
+@app.command()
+def erase(
+    user: UserArgument,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Have everything about a user erased, for good: the worker drops it when it reads this.
+
+    What the topics hold of him stays until their retention takes it; see docs/privacy.md.
+    """
+    from worker import asking, settings
+
+    if not yes:
+        typer.confirm(f"Erase everything that is kept of {user}, for good?", abort=True)
+    with plainly():
+        place = asking.erase(settings.load(), user)
+    typer.echo(f"written: {place}; what is under way is called back")
 
 
 @dead_letters_app.command("list")
@@ -530,6 +701,72 @@ def _data_set(files: list[Path]) -> Source | None:
     return open_source(files[0])
 
 
+def _some(n: int, what: str) -> str:
+    return f"{n or 'no'} {what}{'' if n == 1 else 's'}"
+
+
+def _given(
+    playbook: Path | None,
+    currency: str | None,
+    timezone: str | None,
+    partitions: int | None,
+    live_from: datetime | None,
+    salt: str | None,
+    horizons_days: str | None,
+) -> dict[str, object]:
+    """Return the settings of a replay that were given as options."""
+    given = {
+        "playbook": playbook,
+        "currency": currency,
+        "timezone": timezone,
+        "partitions": partitions,
+        "live_from": live_from and live_from.replace(tzinfo=live_from.tzinfo or UTC),
+        "salt": salt,
+        "horizons_days": horizons_days,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _settings_of(source: Source | None, given: dict[str, object]) -> Settings:
+    """Return the settings of a replay; a data set brings its currency and timezone along."""
+    from worker import settings
+
+    own = {} if source is None else {"currency": source.currency, "timezone": source.timezone}
+    return settings.load(**(own | given))
+
+
+def _explained(user: str, files: list[Path], given: dict[str, object], grants: list[Grant]) -> dict[str, Any]:
+    """Replay histories, and explain a user at their end with all that was decided of him."""
+    from worker.inquiry import kept
+    from worker.recall import explanation
+    from worker.replay import Replay
+
+    source, key = _data_set(files), user.encode()
+    config = _settings_of(source, given)
+    decisions = []
+
+    def emit(_: int, output: Output) -> None:
+        if output.topic == "recall-decisions" and output.key == key:
+            decisions.append(json.loads(output.value))
+
+    run = Replay(config, emit, grants=grants)
+    run.run(_topics(files, source)[0])
+    partition = run.partition_of(key)
+    found = kept(partition, run.customers, key)
+    if found is None:
+        raise ValueError(f"user = {user!r}: allowed is one of whom the history tells something")
+    return explanation.explain(run.customers, found, decisions)
+
+
+def _show(told: dict[str, Any], form: Literal["text", "json"]) -> None:
+    if form == "json":
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    from worker.told import explanation
+
+    make_console().print(explanation(told))
+
+
 def _grants(texts: list[str] | None) -> list[Grant]:
     from worker.grants import Grant
 
@@ -537,7 +774,13 @@ def _grants(texts: list[str] | None) -> list[Grant]:
 
 
 def _replay(
-    config: Settings, files: list[Path], source: Source | None, out: Path | None, form: Form, grants: list[Grant]
+    config: Settings,
+    files: list[Path],
+    source: Source | None,
+    out: Path | None,
+    form: Form,
+    grants: list[Grant],
+    report: Path | None,
 ) -> None:
     from worker.outputs import Files
     from worker.replay import Replay
@@ -566,6 +809,11 @@ def _replay(
     if run.products.counts["taken"] or run.products.counts["refused"]:
         console.print(facts([("catalogue", numbers(run.products.counts, f"{len(run.products.catalog):,} products: "))]))
     console.print(outcome(tally, run.counts))
+    if report is not None:
+        from worker.policy_report import page
+
+        report.write_text(page(tally, config, run.partitions[0].shared.playbook, total, grants), encoding="utf-8")
+        console.print(facts([("report", str(report))]))
     if written is not None:
         console.print(facts([("written to", str(out)), ("", ", ".join(path.name for path in written.written))]))
 

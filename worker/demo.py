@@ -74,6 +74,11 @@ class Show(NamedTuple):
     ticks: bool
     """Whether the feeder has to write the ticks: a history may bring its control records along."""
 
+    @property
+    def data(self) -> int:
+        """Return how many records are no control."""
+        return sum(record.topic != CONTROL for record in self.records)
+
 
 def run(data: Path | None, *, users: int = USERS, days: int = DAYS) -> int:
     """Run the demo; return the exit code."""
@@ -133,7 +138,6 @@ def _run(show: Show, console: Console) -> int:
             "app_id": "recall-demo",
             "mode": "plain",
             "clock": "recorded",
-            "accept_missing_guards": True,
             "web_port": 0,
             "datadir": str(Path(folder, "data")),
         }
@@ -160,7 +164,7 @@ def _run(show: Show, console: Console) -> int:
 def _introduce(show: Show, settings: Settings, console: Console) -> None:
     console.print(accounting(show.source))
     rows = [
-        ("records", f"{len(show.records):,}, {_date(show.records[0])} to {_date(show.records[-1])}"),
+        ("records", f"{show.data:,}, {_date(show.records[0])} to {_date(show.records[-1])}"),
         ("broker", f"{settings.broker}, in this process"),
         ("live from", f"{settings.live_from:%Y-%m-%d}: before it, decisions are only recorded"),
     ]
@@ -445,9 +449,8 @@ def problems(
             f"{account.lines} lines are not {account.carried} carried and {numbers(account.left_out)} left out"
         )
     fed = sum(n for (topic, _), n in sent.items() if topic != CONTROL)
-    control = sum(record.topic == CONTROL for record in show.records)
-    if fed != len(show.records) - control:
-        wrong.append(f"{len(show.records) - control} records were to be sent, {fed} were")
+    if fed != show.data:
+        wrong.append(f"{show.data} records were to be sent, {fed} were")
     for (topic, number), n in sorted(sent.items()):
         read = records[number].offsets.get(topic, 0) if topic in SOURCE_TOPICS else n
         # The trainer writes to control too.

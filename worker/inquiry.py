@@ -13,10 +13,10 @@ import orjson
 from aiohttp.web import Response
 
 from worker.partitioner import Partitioner
-from worker.recall import explanation
+from worker.recall import explanation, export
 from worker.recall.explanation import Kept
 from worker.stream.partition import Partition
-from worker.stream.record import ATTACHMENT, HEADER_BYTES, attachment_key, read_header
+from worker.stream.record import HEADER_BYTES, QUARANTINED, RESERVED, attachment_key, read_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -33,14 +33,21 @@ LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def kept(partition: Partition[Profile, Shared], customers: Customers, user: bytes) -> Kept | None:
-    """Return copies of what a partition keeps of a user; None where it knows none of that name."""
+    """Return a copy of what a partition keeps of a user; None where it knows none of that name."""
     rows = partition.rows
-    row = rows.get(user)
+    row = None if user.startswith(RESERVED) else rows.get(user)
     if row is None:
         return None
-    body, version = row[HEADER_BYTES:], read_header(row).version
-    state = customers.decode(body) if version == customers.version else customers.earlier[version](body)
-    return Kept(state, partition.shared, partition.clock, lambda name: rows.get(attachment_key(user, name)))
+    header, body = read_header(row), row[HEADER_BYTES:]
+    decode = customers.decode if header.version == customers.version else customers.earlier[header.version]
+    return Kept(
+        decode(body),
+        partition.shared,
+        partition.clock,
+        partition.layout.number,
+        lambda name: rows.get(attachment_key(user, name)),
+        resting=bool(header.flags & QUARANTINED),
+    )
 
 
 class Asker(NamedTuple):
@@ -54,7 +61,7 @@ class Asker(NamedTuple):
 class Door:
     """Who may ask: with a token whoever has it; without one whoever asks from this machine, by a name of its own.
 
-    A page of somebody else's in a browser on this machine asks by another name, as does what a proxy passes on.
+    A page of somebody else's, in a browser on this machine, asks by another name.
     """
 
     def __init__(self, token: str | None) -> None:
@@ -99,7 +106,7 @@ class Pages:
         return self._about(request, explanation.explain)
 
     async def _export(self, request: Request) -> Response:
-        return self._about(request, explanation.export)
+        return self._about(request, export.export)
 
     def _about(self, request: Request, told: Callable[[Customers, Kept], Mapping[str, Any]]) -> Response:
         host = request.url.host or ""
@@ -110,7 +117,9 @@ class Pages:
         number = self._partitioner.of(user)
         works = [lane.work for lane in self._lanes if lane.number == number and lane.group.has_rows]
         if not works:
-            return _answer(404, f"partition {number} has the user, and this worker does not have it: ask the one that has")
+            return _answer(
+                404, f"partition {number} has the user, and this worker does not have it: ask the one that has"
+            )
         [work] = works
         if not isinstance(work, Partition):
             return _answer(503, f"partition {number} is on its way: ask again")

@@ -2,7 +2,8 @@
 
 The history is split by key as the topics are, and merged as the worker merges a backlog. Where it has no control
 records, the replay writes what a worker fed with it would read: a tick at each midnight of the shop, what the trainer
-says, and what was granted, from the first midnight on. All partitions come to a midnight before the trainer runs and any goes on.
+says, and what was granted, from the first midnight on. All partitions come to a midnight before the trainer runs and
+any goes on.
 """
 
 from __future__ import annotations
@@ -107,6 +108,10 @@ class Replay:
     def counts(self) -> Counter[str]:
         """The counters of all partitions together."""
         return sum((Counter(partition.record.counts) for partition in self.partitions), Counter[str]())
+
+    def partition_of(self, key: bytes) -> Partition[Profile, Shared]:
+        """Return the partition that a key belongs to."""
+        return self.partitions[self._partitioner.of(key)]
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, row) of every user and reserved key, but not the partitions' own records."""

@@ -83,8 +83,6 @@ class Settings(BaseSettings):
     """Where rows are kept: with `rocksdb` on disk, under `datadir`, and a restart reads the changelog's tail alone."""
     clock: Literal["wall", "recorded"] = "wall"
     """Who writes the ticks: the worker, from the wall clock, or whoever feeds in a recorded history."""
-    accept_missing_guards: bool = False
-    """Quiet hours and budgets are not there yet: say that commands may leave all the same."""
     commit_interval_ms: Annotated[int, Field(ge=0, le=10_000)] = 25
     tick_s: Annotated[float, Field(gt=0, le=60)] = 5.0
     instance_id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,100}$")] | None = None

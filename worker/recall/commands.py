@@ -119,7 +119,7 @@ def tier_change(
             "scores_after": _scores(transition.after),
             "core": standing.is_core(transition.at),
             "cut_points": standing.cut_points,
-            **_prospects(profile, transition.at, shop, lifetime, margin_rate),
+            **prospects(profile, transition.at, shop, lifetime, margin_rate),
         },
     )
 
@@ -221,7 +221,7 @@ def command(
             "aov": currency.to_text(round(rfm.m / rfm.f) if rfm.f else 0),
             "top_category": profile.taste.categories[0][0] if profile.taste.categories else None,
             "currency": currency.code,
-            **_prospects(profile, at, shop, lifetime, margin_rate),
+            **prospects(profile, at, shop, lifetime, margin_rate),
         },
         "risk": risk,
         "action": {
@@ -332,7 +332,7 @@ def _json(
     return Output(topic, profile.key, orjson.dumps(value), headers)
 
 
-def _prospects(profile: Profile, at: int, shop: Shop, lifetime: Lifetime | None, margin_rate: float) -> dict[str, Any]:
+def prospects(profile: Profile, at: int, shop: Shop, lifetime: Lifetime | None, margin_rate: float) -> dict[str, Any]:
     """Return what is expected of the user, the orders of the day itself included; null where no model is to tell."""
     account = profile.account
     day = shop.days.of(at)

@@ -34,6 +34,8 @@ STEPS_MAX: Final = 500
 DECISIONS_MAX: Final = 5
 PURPOSE: Final = "marketing"
 STATUSES: Final = get_args(Status)
+_NEXT: Final = ("at", "outcome", "reason", "text", "play", "channel", "until", "shadow_play", "shadow_outcome")
+"""What is told of a decision to come, by the contract's names."""
 
 
 class Kept(NamedTuple):
@@ -45,6 +47,8 @@ class Kept(NamedTuple):
     clock: int
     partition: int
     attachment: Callable[[bytes], bytes | None]
+    resting: bool = False
+    """Whether his timers rest, since one has raised: nothing is decided before he does something."""
 
 
 class Ahead:
@@ -80,10 +84,11 @@ def explain(customers: Customers, kept: Kept, decisions: Sequence[Mapping[str, A
         return {**head, "erased": True}
     account = state.account
     potential = account.potential
-    ahead = foresee(customers, kept._replace(state=customers.decode(customers.encode(state))))
+    ahead = [] if kept.resting else foresee(customers, kept._replace(state=customers.decode(customers.encode(state))))
     return {
         **head,
         "erased": False,
+        "resting": kept.resting,
         "value": _value(customers, kept),
         "risk": customers.risk(state, kept.shared, clock) if state.orders else None,
         "potential": None
@@ -132,9 +137,7 @@ def _value(customers: Customers, kept: Kept) -> dict[str, Any]:
         "last_order_at": _at(state.last_order_at),
         "active_at": _at(state.active_at),
         "rfm": None if rfm is None else {"r_days": rfm.r, "f_orders": rfm.f, "m": text(rfm.m)},
-        "scores": None
-        if rfm is None or state.orders < value.SCORED_FROM_ORDERS
-        else book.cuts.score(rfm)._asdict(),
+        "scores": None if rfm is None or state.orders < value.SCORED_FROM_ORDERS else book.cuts.score(rfm)._asdict(),
         "aov": text(round(value.order_value(state))) if state.orders else None,
         "currency": shop.currency.code,
         "points": None if state.account.points < 0 else state.account.points,
@@ -222,11 +225,14 @@ def foresee(customers: Customers, kept: Kept) -> list[dict[str, Any]]:
         if due > end:
             break
         context.clock = due
-        deciding = customers.deciding(state)
-        if deciding:
-            shared, effects = customers.decide(state, shared, due, context)
-        else:
-            effects = customers.wake(state, shared, due, context)
+        try:
+            if customers.deciding(state):
+                shared, effects = customers.decide(state, shared, due, context)
+            else:
+                effects = customers.wake(state, shared, due, context)
+        except Exception as error:  # noqa: BLE001 - told as what it is: the worker will set the user's timers aside
+            found.append(_raising(due, error))
+            break
         told = list(context.take(effects))
         touches = {value["command_id"]: value for topic, value in told if "action" in value}
         found += [_decision(one, touches) for topic, one in told if topic == commands.DECISIONS]
@@ -235,7 +241,16 @@ def foresee(customers: Customers, kept: Kept) -> list[dict[str, Any]]:
     return found
 
 
+def _raising(at: int, error: Exception) -> dict[str, Any]:
+    """Return what is told of a timer that will raise: of the error its type alone, since its text may hold data."""
+    return dict.fromkeys(_NEXT) | {
+        "at": rfc3339(at),
+        "outcome": "raises",
+        "reason": type(error).__name__,
+        "command": None,
+    }
+
+
 def _decision(decision: Mapping[str, Any], touches: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what matters of a decision to come, with its command."""
-    names = ("at", "outcome", "reason", "text", "play", "channel", "until", "shadow_play", "shadow_outcome")
-    return {name: decision[name] for name in names} | {"command": touches.get(decision["command_id"])}
+    return {name: decision.get(name) for name in _NEXT} | {"command": touches.get(decision["command_id"])}

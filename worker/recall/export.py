@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 _TIMES: Final = frozenset({"after", "at", "due", "since", "until"})
 """Last words of the names of fields that hold a time."""
 _MINOR: Final = frozenset({"net", "refunded", "spent"})
-_FORMS: Final[Mapping[str, Callable[[Any], Any]]] = {"origin": lambda n: Tier(n).label, "target": lambda n: Tier(n).label}
+_FORMS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "origin": lambda n: Tier(n).label,
+    "target": lambda n: Tier(n).label,
+}
 STATUSES: Final = get_args(Status)
 
 
@@ -121,9 +124,7 @@ class _Form:
     def named(self, struct: msgspec.Struct, leave_out: Iterable[str] = ()) -> dict[str, Any]:
         """Return a struct by the names of its fields."""
         out = set(leave_out)
-        return {
-            name: self._value(name, getattr(struct, name)) for name in struct.__struct_fields__ if name not in out
-        }
+        return {name: self._value(name, getattr(struct, name)) for name in struct.__struct_fields__ if name not in out}
 
     def _value(self, name: str, value: Any) -> Any:  # noqa: PLR0911 - one way out for each kind
         if isinstance(value, msgspec.Struct):

@@ -61,6 +61,8 @@ class InForce(NamedTuple):
     prices: Prices
     currency: Currency
     signals: tuple[Signal, ...]
+    order_value_bounds: tuple[int, int]
+    """From which mean order value on, in minor units, a silent user's potential has one point, and two."""
 
     @classmethod
     def of(cls, playbook: Playbook, shop: Shop) -> InForce:
@@ -85,6 +87,7 @@ class InForce(NamedTuple):
             prices=Prices.of(playbook, shop.currency),
             currency=shop.currency,
             signals=tuple(map(_compiled, playbook.signals)),
+            order_value_bounds=playbook.order_value_bounds(shop.currency),
         )
 
 

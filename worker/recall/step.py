@@ -28,7 +28,7 @@ from worker.recall.bodies import (
 from worker.recall.days import DAY_MS, HOUR_MS, LATENESS_MS
 from worker.recall.events import parse
 from worker.recall.lifetime.history import Rhythms, rhythms
-from worker.recall.policy import eligibility, episodes
+from worker.recall.policy import eligibility, episodes, openings, potential
 from worker.recall.policy.catalog import Catalog
 from worker.recall.policy.holdout import CONTROL, uniform
 from worker.recall.profile import VERSION, Contact, Profile
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from worker.recall.lifetime.worth import Lifetime
     from worker.recall.playbook import Play, Playbook
+    from worker.recall.policy.openings import Opening
     from worker.recall.risk.scorer import Scorer
 
 HELD_RETRY_MS = HOUR_MS
@@ -182,7 +183,13 @@ class Customers:
             effects += self._end(state, shared, reason, context)
         state.account.alerted_day = 0
         self._visit_next(state, context.clock)
-        return [*effects, *self._evaluated(state, shared, "order", context)]
+        tier = state.standing.tier
+        effects += self._evaluated(state, shared, "order", context)
+        if state.standing.tier == tier:
+            near = openings.near_tier(state, self._in_force(shared), context.clock, self._days)
+            effects += self._opened(state, shared, [near], context)
+            self._schedule(state, shared, context.clock)
+        return effects
 
     def _cancelled(self, state: Profile, shared: Shared, context: Context) -> Sequence[Effect]:
         """Value the user without the order; without any he is nobody to be called back."""
@@ -214,6 +221,7 @@ class Customers:
             effects += [Attach(_name(day), None) for day in account.pending_days()]
             account.pending, account.alerted_day = {}, 0
             account.risk, account.risk_at, account.risk_version = -1.0, 0, 0
+            account.risk_level, account.signals, account.potential = "", {}, None
         effects += self._withdrawn(state, shared, context)
         self._schedule(state, shared, context.clock)
         return effects
@@ -238,6 +246,7 @@ class Customers:
         book = self._in_force(shared)
         transition = value.evaluate(state, context.clock, cause, book.cuts, book.rules, self._days)
         effects = [] if transition is None else self._moved(state, shared, transition, context)
+        state.rhythm_due = openings.rhythm_due(state, book)
         self._schedule(state, shared, context.clock)
         return effects
 
@@ -260,11 +269,27 @@ class Customers:
             ),
             Count(f"tier.{transition.origin.label}>{transition.target.label}"),
         ]
-        self._scored(state, shared, context.clock)
-        if episodes.opens(state, transition):
-            holdout = self._in_force(shared).holdout
-            day = self._days.of(transition.at)
-            state.episode = episodes.open_episode(state, transition, context.clock, holdout, day)
+        book, account = self._in_force(shared), state.account
+        scored = self._scored(state, shared, context.clock)
+        if transition.target is Tier.SILENT:
+            account.potential = potential.judge(
+                state, book, self._catalog, self._lifetime(shared), transition.at, self._days
+            )
+            account.rhythm_order_at = max(account.rhythm_order_at, state.last_order_at)  # the silence says more
+        else:
+            account.potential = None
+        found = [openings.by_move(transition, book)]
+        if scored is not None:
+            found.append(openings.by_risk(state, account.risk, book, context.clock))
+        return effects + self._opened(state, shared, found, context)
+
+    def _opened(
+        self, state: Profile, shared: Shared, found: Sequence[Opening | None], context: Context
+    ) -> list[Effect]:
+        """Let what was found at the same time open an episode, the gravest first."""
+        effects: list[Effect] = []
+        for opening in sorted(filter(None, found), key=lambda opening: -openings.GRADE[opening.trigger]):
+            effects += episodes.opened(state, opening, self._desk(shared, context))
         return effects
 
     # -- timers --------------------------------------------------------------------------------------------------------
@@ -280,6 +305,8 @@ class Customers:
             effects += self._end(state, shared, "expired", context)
         if state.silence_due <= due:
             effects += self._silent(state, shared, due, context)
+        if state.rhythm_due <= due:
+            effects += self._off_rhythm(state, shared, due, context)
         if state.fall_due <= due:
             effects += self._recut(state, shared, context)
             effects += self._evaluated(state, shared, "time", context)
@@ -293,6 +320,16 @@ class Customers:
             return [Count("silence held")]
         began = value.silence_begins(state, self._in_force(shared).rules)
         return self._moved(state, shared, tiers.silence(state.standing, began), context)
+
+    def _off_rhythm(self, state: Profile, shared: Shared, due: int, context: Context) -> list[Effect]:
+        """Note that an order is overdue, unless a source is down."""
+        if not self._sources_live(shared, due):
+            state.rhythm_due = due + HELD_RETRY_MS
+            return [Count("rhythm held")]
+        book = self._in_force(shared)
+        effects = self._opened(state, shared, [openings.by_rhythm(state, book, due)], context)
+        state.rhythm_due = openings.rhythm_due(state, book)
+        return effects
 
     def sources_down(self, shared: Shared, at: int) -> list[str]:
         """Say which required sources give no sign of life at a time."""
@@ -342,35 +379,44 @@ class Customers:
         if remembered and (today - summary_day) % SUMMARY_DAYS < VISIT_DAYS:
             effects.append(self._summary(state, told, today, active=active))
         if active:
-            effects += self._seen(state, shared, told, due, sampled=sampled)
+            state.rhythm_due = openings.rhythm_due(state, book)  # under the playbook of now
+            effects += self._seen(state, shared, told, due, context, sampled=sampled)
         return effects
 
-    def _seen(self, state: Profile, shared: Shared, told: Rhythms, due: int, *, sampled: bool) -> Sequence[Effect]:
-        """Score the user, and keep what was seen of him until it is known what came of it."""
-        shop, today = self.shop, self._days.of(due)
+    def _seen(
+        self, state: Profile, shared: Shared, told: Rhythms, due: int, context: Context, *, sampled: bool
+    ) -> Sequence[Effect]:
+        """Score the user, keep what was seen of him until it is known what came of it, and see what it opens."""
+        shop, book, today = self.shop, self._in_force(shared), self._days.of(due)
         seen = features.compute(state, today, self._days)
         acted_on = self._scorer(shared, shop.horizon_days)
-        if not sampled:
-            if acted_on is not None:
-                _keep_risk(state, acted_on, acted_on.score(seen, told), due)
-            return NOTHING
         forecasts: dict[int, Forecast] = {}
-        for horizon_days in shop.horizons_days:
-            scorer = self._scorer(shared, horizon_days)
-            if scorer is not None:
-                forecasts[horizon_days] = Forecast(scorer.version, scorer.predictions(seen, told))
+        score = None
+        if sampled:
+            for horizon_days in shop.horizons_days:
+                scorer = self._scorer(shared, horizon_days)
+                if scorer is not None:
+                    forecasts[horizon_days] = Forecast(scorer.version, scorer.predictions(seen, told))
+            if acted_on is not None:
+                score = forecasts[shop.horizon_days].predictions.model
+        elif acted_on is not None:
+            score = acted_on.score(seen, told)
         alert = False
-        if acted_on is not None:
-            score = forecasts[shop.horizon_days].predictions.model
+        found = [openings.by_signals(seen, state, book, due)]
+        if acted_on is not None and score is not None:
             _keep_risk(state, acted_on, score, due)
             alert = acted_on.alert_above is not None and score > acted_on.alert_above
+            found.append(openings.by_risk(state, score, book, due))
+        effects = self._opened(state, shared, found, context)
+        if not sampled:
+            return effects
         lead_days = self._lead_days(state, today, alert=alert)
         pending = state.account.pending
         for horizon_days in shop.horizons_days:
             pending.setdefault(horizon_days, []).append(today)
-        held_out = self._in_force(shared).holdout.arm(state.key, today) == CONTROL
+        held_out = book.holdout.arm(state.key, today) == CONTROL
         sighting = Sighting(state.standing.tier, held_out, told, lead_days, seen, forecasts)
-        return (Attach(_name(today), labels.pack(sighting)),)
+        return [*effects, Attach(_name(today), labels.pack(sighting))]
 
     def _lead_days(self, state: Profile, today: int, *, alert: bool) -> int | None:
         """Note the first alert since the last order; return by how much it came before the horizon passed, once."""
@@ -410,11 +456,8 @@ class Customers:
     def _forget(self, state: Profile, book: InForce, at: int) -> None:
         """Drop the contacts that no rule and no feature reaches any more."""
         if state.account.contacts:
-            caps = book.playbook.caps
-            ruled = (caps.user.days, *(cap.days for cap in caps.channel.values()))
-            longest = max(*ruled, *self.shop.horizons_days, *features.CONTACT_DAYS)
-            oldest = at - longest * DAY_MS - LATENESS_MS
-            state.account.contacts = [contact for contact in state.account.contacts if contact.at > oldest]
+            days = max(*self.shop.horizons_days, *features.CONTACT_DAYS)
+            state.account.contacts = eligibility.kept(state.account.contacts, book.playbook, at, days)
 
     def _visit_next(self, state: Profile, at: int) -> None:
         """Begin the weekly visits, where there are none."""
@@ -586,7 +629,9 @@ class Customers:
         return {
             "probability": state.account.risk,
             "horizon_days": model.horizon_days,
-            "level": None,
+            "level": openings.risk_level(
+                state.account.risk_level, state.account.risk, self._in_force(shared).playbook.risk
+            ),
             "model_version": model.version,
             "top_factors": explain.factors(model, seen, told),
         }
@@ -605,6 +650,20 @@ class Customers:
             shop=self.shop,
             versions=self._versions(shared),
         )
+
+    # -- for those who ask ---------------------------------------------------------------------------------------------
+
+    def in_force(self, shared: Shared, key: bytes) -> InForce:  # noqa: ARG002
+        """Return the playbook that holds for a user."""
+        return self._in_force(shared)
+
+    def lifetime(self, shared: Shared) -> Lifetime | None:
+        """Return what tells users' worth, if there is anything yet."""
+        return self._lifetime(shared)
+
+    def risk(self, state: Profile, shared: Shared, at: int) -> dict[str, Any] | None:
+        """Score a copy of a user anew, as for a command; None where no model is to tell."""
+        return self._risk(state, shared, at)
 
     # -- scheduling ----------------------------------------------------------------------------------------------------
 
@@ -629,7 +688,7 @@ class Customers:
 
     def _quiet_due(self, state: Profile) -> int:
         """Return the earliest of the timers that are neither silence nor a decision."""
-        due = state.fall_due
+        due = min(state.fall_due, state.rhythm_due)
         if state.visit_due:
             due = min(due, state.visit_due)
         if state.episode is not None and state.episode.decided:

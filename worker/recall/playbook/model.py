@@ -43,8 +43,6 @@ Kind = Literal[
 """What a play says: it decides what the template is filled with."""
 RUNGS: Final[tuple[Channel, ...]] = get_args(Channel)
 """The channels from the gentlest to the most costly: the order of every ladder."""
-TOP_RUNGS: Final = frozenset({"sms", "human"})
-"""Rungs for the highest value alone."""
 Score = Annotated[int, Field(ge=1, le=5)]
 Days = Annotated[int, Field(ge=0, le=3650)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -278,7 +276,7 @@ class Top(_Section):
 WAIT_DAYS: Final[dict[Channel, int]] = {"in_app": 2, "push": 2, "email": 4, "sms": 4, "human": 7}
 CONTACT_COST: Final[dict[Channel, Decimal]] = {
     "in_app": Decimal(0),
-    "push": Decimal("0.0005"),
+    "push": Decimal(0),
     "email": Decimal("0.001"),
     "sms": Decimal("0.05"),
     "human": Decimal(3),
@@ -455,7 +453,7 @@ class Success(_Section):
 
     track: Annotated[dict[Activity, Annotated[int, Field(ge=1, le=1000)]], Field(min_length=1)] = {"order": 1}
     within_days: Annotated[int, Field(ge=1, le=365)] | None = None
-    """Of the opening; if not given, `observe_days`."""
+    """After the decision; if not given, `observe_days`."""
 
 
 class Step(_Section):
@@ -494,7 +492,7 @@ class Play(_Section):
     cost: PlayCost = PlayCost()
     budget: Name = "daily"
     cool_down_days: Days = 30
-    """For a user, between the end of this play and its next."""
+    """Before the play may begin again for a user, since his latest touch by it."""
     approval: bool = False
     success: Success = Success()
     steps: Annotated[list[Step], Field(max_length=8)] = []
@@ -608,7 +606,7 @@ class Playbook(_Section):
         return next((play for play in self.plays if play.name == name), None)
 
     def within_days(self, play: Play) -> int:
-        """Return how long after the opening a play's success may be complete."""
+        """Return how long after the decision a play's success may be complete; so long the user is watched."""
         return play.success.within_days or self.observe_days
 
     def tier_rules(self) -> TierRules:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -61,10 +61,13 @@ _PATTERNS: Final = {
 }
 
 
+Level: TypeAlias = Literal["error", "warning"]
+
+
 class Finding(NamedTuple):
     """Something wrong with a playbook, or doubtful; in words that name place, value and what is allowed."""
 
-    level: Literal["error", "warning"]
+    level: Level
     line: int | None
     text: str
 

@@ -218,12 +218,12 @@ def priors_of(responses: Responses | None, rules: ChoiceRules) -> Priors:
 
 
 def segment(profile: Profile, episode: Episode) -> str:
-    """Return the segment in which a response is learned, as in "drop/core/ignored": 4 x 4 x 4 at most.
+    """Return the segment in which a response is learned, as in "drop/core/ignored": some dozens in all.
 
     Each of its three parts is what the row knows: how grave the opening is (up, early, drop or silent); who the user is
-    (core, potential, marginal or new by the tier that he left or is in; of those who are silent, what his potential is:
-    high, middle or low); and how he took touches (untouched; answered; ignored; or refused, where he withdrew a
-    consent or unsubscribed).
+    (of those who are silent, the potential: high, middle or low; of others core, or the tier that they left or are in);
+    and how he took touches (untouched; answered, one at least; ignored, all of them; or refused, where he withdrew a
+    consent or unsubscribed from a channel).
     """
     if episode.potential:
         who = episode.potential

@@ -15,7 +15,7 @@ from worker.stream.processor import Count
 if TYPE_CHECKING:
     from worker.recall.money import Currency
     from worker.recall.playbook import Play, Playbook
-    from worker.recall.profile import Profile
+    from worker.recall.profile import Contact, Profile
     from worker.recall.shop import InForce
 
 FATIGUE_DAYS: Final = 30
@@ -118,6 +118,14 @@ def cost(
         round(shadow_price * (contact + incentive)),
         prices.hidden[place] + touches * prices.fatigue,
     )
+
+
+def redeemed(contact: Contact, playbook: Playbook) -> int:
+    """Return what a touch's incentive costs once it is used; what it was charged with where its play is gone."""
+    play = playbook.play(contact.play)
+    if play is None or play.incentive is None:
+        return contact.incentive_micros
+    return round(contact.incentive_micros / play.incentive.expected_redemption)
 
 
 def booked(play: str, spent: Cost) -> list[Count]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from worker.recall.days import DAY_MS
+from worker.recall.days import DAY_MS, LATENESS_MS
+from worker.recall.policy.costs import FATIGUE_DAYS
 
 if TYPE_CHECKING:
     from schemas.values import Channel
     from worker.recall.playbook import Cap, Play, Playbook
-    from worker.recall.profile import Profile
+    from worker.recall.profile import Contact, Profile
+
+INCENTIVE_DAYS: Final = 365
+"""So long an incentive is remembered, so that the next one is not smaller than what is enough."""
 
 
 def forbids(profile: Profile) -> str | None:
@@ -61,3 +65,18 @@ def _full(profile: Profile, cap: Cap, at: int, channel: str | None = None) -> bo
     for contact in profile.account.contacts:
         touches += contact.at > since and channel in {None, contact.channel}
     return touches >= cap.touches
+
+
+def kept(contacts: list[Contact], playbook: Playbook, at: int, days: int) -> list[Contact]:
+    """Return the touches that a guard still looks back to, or that are younger than so many days."""
+    caps, incentives = playbook.caps, max(INCENTIVE_DAYS, playbook.subsidy.cool_down_days)
+    reach = max(
+        days,
+        FATIGUE_DAYS,
+        caps.user.days,
+        *(cap.days for cap in caps.channel.values()),
+        *(play.cool_down_days for play in playbook.plays),
+    )
+    now = at - LATENESS_MS
+    oldest, oldest_incentive = now - reach * DAY_MS, now - max(reach, incentives) * DAY_MS
+    return [contact for contact in contacts if contact.at > (oldest_incentive if contact.face else oldest)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, get_args
 from schemas.feedback import Status
 from worker.recall.days import DAY_MS
 from worker.recall.intake import short_id
+from worker.recall.policy.costs import redeemed
 from worker.recall.policy.eligibility import channel_refusal
 from worker.recall.policy.episodes import unsettled
 from worker.recall.tiers import Tier
@@ -61,7 +62,7 @@ def heard(profile: Profile, body: Feedback, at: int, clock: int, playbook: Playb
         contact.delivered_at = contact.delivered_at or at
     if body.status in ANSWERS:
         contact.responded_at = contact.responded_at or at
-    _settle(profile, contact, body, clock, first=first)
+    _settle(profile, contact, body, clock, playbook, first=first)
     episode = profile.episode
     if episode is not None and episode.decided and not episode.ordered_at and contact is latest(profile, episode):
         if body.status == "delivered" and first:
@@ -71,13 +72,17 @@ def heard(profile: Profile, body: Feedback, at: int, clock: int, playbook: Playb
     return True
 
 
-def _settle(profile: Profile, contact: Contact, body: Feedback, clock: int, *, first: bool) -> None:
-    """Put what the touch did cost in the place of what was expected."""
+def _settle(profile: Profile, contact: Contact, body: Feedback, clock: int, playbook: Playbook, *, first: bool) -> None:
+    """Put what the touch did cost in the place of what was expected.
+
+    An incentive that is used costs its face value, not the share of it that was expected of all who got it.
+    """
     if body.status == "converted":
         if first:
             actual = body.cost_micros
-            if actual is not None:
-                unsettled(profile, contact.budget, contact.incentive_micros - actual, clock, core=contact.core)
+            if actual is None:
+                actual = redeemed(contact, playbook)
+            unsettled(profile, contact.budget, contact.incentive_micros - actual, clock, core=contact.core)
             contact.incentive_micros = 0
     elif body.cost_micros is not None:
         unsettled(profile, contact.budget, contact.contact_micros - body.cost_micros, clock, core=contact.core)
@@ -159,4 +164,3 @@ def is_last(play: Play, rung: int) -> bool:
 def no_feedback(unheard: int, playbook: Playbook) -> bool:
     """Tell whether so many touches came to nothing that the feedback itself must be missing."""
     return unheard >= playbook.ladder.alarm_after
-

@@ -56,6 +56,8 @@ class Opening(NamedTuple):
 
 RISK_LEVELS: Final = ("low", "raised", "high")
 _DIMENSIONS: Final = ("R", "F", "M")
+_PLACES: Final = 6
+"""Scores are rounded to six decimals: what floats add to a difference must not tell."""
 
 
 def by_move(transition: Transition, book: InForce) -> Opening | None:
@@ -105,12 +107,11 @@ def risk_level(before: str, score: float, rules: RiskLevels) -> str:
     >>> risk_level("low", 0.6, rules), risk_level("raised", 0.5, rules), risk_level("low", 0.5, rules)
     ('raised', 'raised', 'low')
     """
-    place = RISK_LEVELS.index(before) if before else 0
-    for level, bound in ((2, rules.high), (1, rules.raised)):
-        # Both lie on the grid of six decimals that scores are rounded to; what floats add to it must not tell.
-        if score >= (round(bound - rules.margin, 6) if place >= level else bound):
-            return RISK_LEVELS[level]
-    return RISK_LEVELS[0]
+    if score >= rules.high or (before == "high" and score >= round(rules.high - rules.margin, _PLACES)):
+        return "high"
+    if score >= rules.raised or (before in {"raised", "high"} and score >= round(rules.raised - rules.margin, _PLACES)):
+        return "raised"
+    return "low"
 
 
 def by_risk(profile: Profile, score: float, book: InForce, at: int) -> Opening | None:
@@ -120,8 +121,11 @@ def by_risk(profile: Profile, score: float, book: InForce, at: int) -> Opening |
     """
     account, rules = profile.account, book.playbook.risk
     before = account.risk_level
-    level = account.risk_level = risk_level(before, score, rules)
-    if not before or RISK_LEVELS.index(level) <= RISK_LEVELS.index(before) or profile.standing.tier == Tier.SILENT:
+    level = risk_level(before, score, rules)
+    if level == before:
+        return None
+    account.risk_level = level
+    if not before or RISK_LEVELS.index(level) < RISK_LEVELS.index(before) or profile.standing.tier == Tier.SILENT:
         return None
     if account.risk_opened_at and at < account.risk_opened_at + rules.cool_down_days * DAY_MS:
         return None
@@ -139,10 +143,14 @@ def by_signals(seen: Sequence[int], profile: Profile, book: InForce, at: int) ->
     """
     if not book.signals or profile.standing.tier == Tier.SILENT:
         return None
-    known, told, new = profile.account.signals, {}, []
+    known = profile.account.signals
+    holding = [signal for signal in book.signals if signal.holds(seen)]
+    if not holding and not known:
+        return None
+    told, new = {}, []
     for signal in book.signals:
         opened = known.get(signal.name, 0)  # negated where it has not held since
-        if not signal.holds(seen):
+        if signal not in holding:
             if opened:
                 told[signal.name] = -abs(opened)
         elif opened > 0 or (opened and at < signal.cool_down_ms - opened):
@@ -150,8 +158,7 @@ def by_signals(seen: Sequence[int], profile: Profile, book: InForce, at: int) ->
         else:
             told[signal.name] = at
             new.append(signal)
-    if told != known:
-        profile.account.signals = told
+    profile.account.signals = told
     if not new:
         return None
     text = f"signal {new[0].name}: {new[0].tell(seen)}"

@@ -21,8 +21,9 @@ HALF_LIFE_DAYS: Final = 91
 WEIGHT_MAX: Final = 20.0
 """One over the floor of a propensity; a rarer outcome counts no more."""
 CELLS_MAX: Final = 96
-"""Pairs of segment and play that are kept, those of most outcomes: in a snapshot some 4 kB."""
-_DIGITS: Final = 3
+"""Pairs of segment and play that are kept: in a snapshot some 5 kB."""
+_DIGITS: Final = 5
+"""Significant ones: a day's decay is still seen in them."""
 
 
 class Outcome(NamedTuple):
@@ -95,12 +96,10 @@ class Responses:
             cell[0] += weight
             cell[1] += weight * weight
             cell[2] += weight * y
-        cells = {of: Cell(*(round(part, _DIGITS) for part in cell)) for of, cell in sums.items()}
-        known = sorted((of for of, cell in cells.items() if cell.weight), key=lambda of: (-cells[of].n, of))
         segments: dict[str, dict[str, Cell]] = {}
-        for segment, play in sorted(known[:CELLS_MAX]):
-            segments.setdefault(segment, {})[play] = cells[segment, play]
-        self.segments = segments
+        for (segment, play), parts in sorted(sums.items()):
+            segments.setdefault(segment, {})[play] = Cell(*(float(f"{part:.{_DIGITS}g}") for part in parts))
+        self.segments = _most(segments)
 
     def cell(self, segment: str, play: str) -> Cell:
         """Return what is known of a play in a segment."""
@@ -108,7 +107,10 @@ class Responses:
 
     def to_json(self) -> dict[str, Any] | None:
         """Return all sums, as plain JSON values; None before the first outcome."""
-        return {"day": Days.date(self.day), "segments": self.segments} if self.day else None
+        if not self.day:
+            return None
+        segments = {name: {play: list(cell) for play, cell in plays.items()} for name, plays in self.segments.items()}
+        return {"day": Days.date(self.day), "segments": segments}
 
     @classmethod
     def read(cls, told: ChoicePriors | None) -> Responses:
@@ -117,3 +119,15 @@ class Responses:
             return cls()
         segments = {name: {play: Cell(*cell) for play, cell in plays.items()} for name, plays in told.segments.items()}
         return cls(Days.number(told.day), segments)
+
+
+def _most(segments: Mapping[str, Mapping[str, Cell]]) -> dict[str, Mapping[str, Cell]]:
+    """Return the segments of most outcomes, whole, as many as may be kept."""
+    told = {name: sum(cell.n for cell in plays.values()) for name, plays in segments.items()}
+    kept, room = set(), CELLS_MAX
+    for name in sorted(told, key=lambda name: (-told[name], name)):
+        room -= len(segments[name])
+        if room < 0:
+            break
+        kept.add(name)
+    return {name: plays for name, plays in segments.items() if name in kept}

@@ -55,7 +55,10 @@ class Signal(NamedTuple):
     cool_down_ms: int
 
     def holds(self, seen: Sequence[int]) -> bool:
-        return all(condition.holds(seen) for condition in self.conditions)
+        for condition in self.conditions:  # noqa: SIM110 - a generator would take longer than what it yields
+            if not condition.holds(seen):
+                return False
+        return True
 
     def tell(self, seen: Sequence[int]) -> str:
         return "; ".join(condition.tell(seen) for condition in self.conditions)
