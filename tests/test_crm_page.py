@@ -8,7 +8,7 @@ from schemas.commands import CANCELLATION_TYPE, COMMAND_TYPE, Cancellation, Comm
 from schemas.feedback import FeedbackRecord, Status
 from worker.recall.events import parse
 from worker.recall.money import Currency
-from worker.recall.playbook.model import Ladder
+from worker.recall.playbook.model import Kind, Ladder
 
 PAGE = (Path(__file__).parents[1] / "docs" / "crm.md").read_text()
 
@@ -48,8 +48,16 @@ def test_every_status_has_its_row_and_every_cancellation_its_reason():
     assert f"`{CANCELLATION_TYPE}`" in PAGE
 
 
+def test_the_variables_of_every_kind_of_play_are_told():
+    told = dict(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (.*) \|$", PAGE, re.MULTILINE))
+    assert {kind for kinds in told for kind in re.findall(r"`(\w+)`", kinds)} >= set(Kind.__args__)
+    (comeback,) = [text for kinds, text in told.items() if kinds == "`comeback`"]
+    variables = record("command")["action"]["variables"]
+    assert {*variables, *variables["products"][0]} <= set(re.findall(r"`(\w+)`", comeback))
+
+
 def test_the_alarm_is_raised_after_as_many_as_it_says():
-    assert f"Once {Ladder().alarm_after} touches in\na row" in PAGE
+    assert f"Once {Ladder().alarm_after} touches in a row" in " ".join(PAGE.split())
 
 
 def test_every_source_is_cited_and_every_citation_has_one():
