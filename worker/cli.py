@@ -209,7 +209,9 @@ def simulate(
     ] = None,
     live_from: Annotated[
         datetime | None,
-        typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"], help="With --policy; else after a third of the days."),
+        typer.Option(
+            formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"], help="With --policy; else after a third of the days."
+        ),
     ] = None,
     compare: Annotated[
         Path | None,

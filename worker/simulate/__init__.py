@@ -19,7 +19,21 @@ from worker.simulate.records import Oddities, Recorder
 from worker.simulate.shop import CURRENCY, START, TIMEZONE, Shop, Touch
 from worker.sources.history import HistoryRecord
 
-__all__ = ["CURRENCY", "FAMILIES", "START", "TIMEZONE", "TYPES", "Life", "Oddities", "Recorder", "Shop", "Touch", "kind_of", "life_of", "simulate"]
+__all__ = [
+    "CURRENCY",
+    "FAMILIES",
+    "START",
+    "TIMEZONE",
+    "TYPES",
+    "Life",
+    "Oddities",
+    "Recorder",
+    "Shop",
+    "Touch",
+    "kind_of",
+    "life_of",
+    "simulate",
+]
 
 FAMILIES: Final = GIVEN.families
 
