@@ -22,6 +22,8 @@ from worker.recall.tiers import Tier, TierRule, TierRules
 from worker.recall.windows import CHANNELS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from worker.recall.money import Currency
 
 Trigger = Literal["tier_drop", "silence", "risk", "signal", "rhythm", "tier_reached", "near_tier"]
@@ -91,7 +93,7 @@ def _shown(value: object) -> dict[str, object]:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LeastScores(_Section):
@@ -580,21 +582,28 @@ class Playbook(_Section):
 
     @model_validator(mode="after")
     def _names_are_known_and_unique(self) -> Self:
+        mistakes = [*self._named_twice(), *self._unknown_names()]
+        if mistakes:
+            raise PydanticCustomError("mistakes", "names that are unknown, or stand twice", {"mistakes": mistakes})
+        return self
+
+    def _named_twice(self) -> Iterator[PydanticCustomError]:
         for section in ("signals", "plays"):
             names = [entry.name for entry in getattr(self, section)]
             for i, name in enumerate(names):
                 if name in names[:i]:
-                    raise wrong((section, i, "name"), f"stands {names.count(name)} times; allowed is once", name)
+                    yield wrong((section, i, "name"), f"stands {names.count(name)} times; allowed is once", name)
+
+    def _unknown_names(self) -> Iterator[PydanticCustomError]:
         signals = tuple(signal.name for signal in self.signals)
         for i, play in enumerate(self.plays):
             for j, name in enumerate(play.signals):
                 if name not in signals:
-                    raise unknown(("plays", i, "signals", j), name, "signal", signals)
+                    yield unknown(("plays", i, "signals", j), name, "signal", signals)
         plays = tuple(play.name for play in self.plays)
         for name in self.choice.priors:
             if name not in plays:
-                raise unknown(("choice", "priors", name), name, "play", plays)
-        return self
+                yield unknown(("choice", "priors", name), name, "play", plays)
 
     @property
     def version(self) -> str:
