@@ -195,6 +195,8 @@ def end(profile: Profile, reason: str, desk: Desk) -> list[Effect]:
     assert episode is not None  # the caller has seen it
     verdict = Verdict("void" if reason == "void" else "ended", reason, play=episode.play)
     effects = [*record(profile, episode, verdict, desk), Count(f"episode.{reason}")]
+    if episode.play is not None:
+        effects.append(Count(f"ended.{episode.arm}.{episode.play}.{reason}"))
     if reason not in SILENT_ENDS:
         effects += call_back(profile, episode, reason, desk)
     give_back(profile, episode, desk.at)
@@ -236,7 +238,9 @@ def record(profile: Profile, episode: Episode, verdict: Verdict, desk: Desk) -> 
             profile, episode, desk.at, verdict, shop=desk.shop, versions=desk.versions, offsets=desk.offsets
         )
     ]
-    if verdict.outcome in {"suppressed", "held", "proposed"}:
+    if verdict.outcome == "proposed":
+        effects.append(Count(f"proposed.{verdict.play}"))
+    elif verdict.outcome in {"suppressed", "held"}:
         effects.append(Count(f"{verdict.outcome}.{verdict.reason}"))
     return effects
 
