@@ -172,10 +172,18 @@ def ordered(profile: Profile, at: int, desk: Desk) -> list[Effect]:
     if not episode.decided:
         return end(profile, "ordered", desk)
     effects = call_back(profile, episode, "ordered", desk)
+    episode.ends_at = ends(episode)
     if at > episode.opened_at:
         episode.ordered_at = episode.ordered_at or at
         episode.due = NEVER
     return effects + acted(profile, ORDER, at, desk)
+
+
+def order_cancelled(episode: Episode, ordered_at: int, playbook: Playbook) -> None:
+    """Take an order off the track; nothing more is sent all the same."""
+    for i, (name, _) in enumerate(track(episode, playbook)):
+        if name == CHANNELS[ORDER] and ordered_at > episode.opened_at and i < len(episode.progress):
+            episode.progress[i] = max(0, episode.progress[i] - 1)
 
 
 def call_back(profile: Profile, episode: Episode, reason: str, desk: Desk) -> list[Effect]:
