@@ -191,18 +191,21 @@ def track(user, at, event, *, message, **properties) -> dict[str, Any]:
 class SmallShop:
     """A partition at the live edge: what is told is worked off at once.
 
-    `told` keeps every record, by topic.
+    `told` keeps every record, by topic. Touches are paid from `daily`, which is granted from the first day on; None
+    grants nothing.
     """
 
-    def __init__(self, *playbooks, models=None, rows=None, **settings) -> None:
+    def __init__(self, *playbooks, models=None, rows=None, catalog=None, daily="1000000", **settings) -> None:
         self.shop = make_shop(**settings)
         self.days = self.shop.days
-        self.customers = Customers(self.shop, playbooks or [playbook()], {} if models is None else models)
+        self.customers = Customers(self.shop, playbooks or [playbook()], {} if models is None else models, catalog)
         self.rows: dict[bytes, bytes] = {} if rows is None else rows
         self.partition = Partition(LAYOUT, self.customers, self.rows)
         self.said: list[Said] = []
         self.told: dict[str, list[Fed]] = defaultdict(list)
         self._messages = 0
+        if daily is not None and rows is None:
+            self.grants(0, daily)
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
@@ -248,10 +251,22 @@ class SmallShop:
         self.steers("tick", at=date)
 
     def steers(self, kind, **fields) -> None:
-        """Write a control record; its times are `at`, `wall` and `effective_at`."""
-        times = {name: ms(value) for name, value in fields.items() if name in {"at", "wall", "effective_at"}}
+        """Write a control record; its times are `at`, `wall`, `effective_at` and `until`."""
+        times = {name: ms(value) for name, value in fields.items() if name in {"at", "wall", "effective_at", "until"}}
         value = {"kind": kind, **fields, **{name: rfc3339(at) for name, at in times.items()}}
         self.record("control", None, times.get("at", self.clock), value)
+
+    def grants(self, date, amount, budget_id="daily", *, shadow_price="0", **fields) -> None:
+        """Grant money for touches."""
+        currency = self.shop.currency.code
+        fields = {
+            "budget_id": budget_id,
+            "amount": amount,
+            "currency": currency,
+            "shadow_price": shadow_price,
+            **fields,
+        }
+        self.steers("grant", effective_at=date, **fields)
 
     def _own(self, topic, user, at, fields) -> None:
         value = {"messageId": self._message(None), "userId": user, "timestamp": rfc3339(at), **fields}

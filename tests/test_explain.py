@@ -319,7 +319,9 @@ def test_a_running_worker_tells_who_has_the_token_and_logs_no_user(bench, monkey
         assert worker.status(f"/export/{min(users)}") == 401
         url = f"http://localhost:{worker.port}"
         monkeypatch.setenv("RECALL_EXPLAIN_TOKEN", TOKEN)
-        known = [user for user in sorted(users) if worker.get(f"/explain/{user}", Authorization=f"Bearer {TOKEN}")[0] == 200]
+        known = [
+            user for user in sorted(users) if worker.get(f"/explain/{user}", Authorization=f"Bearer {TOKEN}")[0] == 200
+        ]
         assert known
         for user in known:
             said = recall("explain", user, "--url", url)

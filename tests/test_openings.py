@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.values import rfc3339
 from worker.recall.days import DAY_MS, HOUR_MS
+from worker.recall.playbook import load
 from worker.recall.policy import openings
 from worker.recall.policy.openings import GRADE, by_risk, by_signals, risk_level
 from worker.recall.policy.signals import COUNT_MAX, ConditionError, condition, count_of
@@ -20,6 +21,7 @@ from worker.recall.risk.features import NAMES, SCALE
 from worker.recall.shop import InForce
 from worker.recall.tiers import Tier
 from worker.recall.windows import CHANNELS
+from worker.settings import DEFAULT_PLAYBOOK
 from worker.stream.processor import NEVER
 
 FIRST = "2025-01-06T10"
@@ -367,17 +369,9 @@ def test_a_signal_never_opens_within_its_cool_down_nor_while_it_goes_on(sessions
     assert bool(opened) == any(count <= 2 for count in sessions)
 
 
-FADING = {
-    "name": "fading",
-    "when": [
-        {"feature": "sign_in_before", "at_least": 20},
-        {"feature": "sign_in_30d", "at_most": 8},
-        {"feature": "cart_add_trend", "fell_by": 0.7},
-        {"feature": "new_arrival_view_30d", "at_most": 0},
-        {"feature": "new_arrival_view_before", "at_least": 1},
-    ],
-}
-"""The founding article's: from signing in daily to weekly, 70% less added to the cart, no new arrivals any more."""
+ARTICLE = "drifting-away"
+"""The founding article's signal in the default playbook: all three of its signs together."""
+SIGNALS = [signal.model_dump(exclude_none=True) for signal in load(DEFAULT_PLAYBOOK).signals]
 BREAKS = "2025-04-01"
 
 
@@ -408,10 +402,10 @@ class Life:
 
     def fades(self, today):
         """Tell in plain numbers whether the article's three hold on a day."""
-        carts = self.count("Product Added", today, 31, 60)
+        sign_ins, carts = (self.count(event, today, 31, 60) for event in ("Signed In", "Product Added"))
         return (
-            self.count("Signed In", today, 31, 60) >= 20
-            and self.count("Signed In", today, 1, 30) <= 8
+            sign_ins >= 20
+            and self.count("Signed In", today, 1, 30) <= 0.3 * sign_ins
             and carts > 0
             and self.count("Product Added", today, 1, 30) <= 0.3 * carts
             and self.count("Product List Viewed", today, 1, 30) == 0
@@ -422,7 +416,7 @@ class Life:
 @pytest.mark.parametrize("seed", range(6))
 def test_who_fades_as_in_the_article_is_noticed_at_the_first_visit_at_which_all_three_hold(seed):
     """In rule mode, without any model; and the loyal user beside him is never taken for one who fades."""
-    shop = SmallShop(playbook(signals=[FADING], near_tier={"tiers": []}, rhythm={"min_orders": 100}))
+    shop = SmallShop(playbook(signals=SIGNALS, near_tier={"tiers": []}, rhythm={"min_orders": 100}))
     fay, lea = Life(shop, f"fay{seed}", seed), Life(shop, f"lea{seed}", seed + 100)
     for user in (fay, lea):
         shop.buys_weekly(user.user, "2025-01-01T20", times=3)
@@ -434,19 +428,20 @@ def test_who_fades_as_in_the_article_is_noticed_at_the_first_visit_at_which_all_
         fay.day(day, loyal=day * DAY_MS < ms(BREAKS))
         lea.day(day, loyal=True)
     holding = [day for day in visits if fay.fades(day)]
-    assert [at for at, _ in by("signal", shop, fay.user)] == [rfc3339(holding[0] * DAY_MS)]
+    assert by("signal", shop, fay.user) == [(rfc3339(holding[0] * DAY_MS), ARTICLE)]
     assert 4 <= (holding[0] - ms(BREAKS) // DAY_MS) / 7 <= 6, "within the weeks after the break"
     assert not by("signal", shop, lea.user)
 
 
 def test_a_signal_says_what_was_seen_in_figures():
-    profile = ann()
     seen = seen_of(
         sign_in_30d=5, sign_in_60d=34, cart_add_30d=3, cart_add_60d=28, new_arrival_view_30d=0, new_arrival_view_60d=12
     )
-    opening = by_signals(seen, profile, in_force(signals=[FADING]), DAY_MS)
+    opening = by_signals(seen, ann(), in_force(signals=SIGNALS), DAY_MS)
+    assert opening.name == ARTICLE
     assert opening.text == (
-        "signal fading: 29 sign-ins in the 30 days before the last 30; 5 sign-ins in 30 days; "
+        "signal drifting-away: 5 sign-ins in 30 days, down 83% from 29 in the 30 days before; "
+        "29 sign-ins in the 30 days before the last 30; "
         "3 cart additions in 30 days, down 88% from 25 in the 30 days before; no views of new arrivals in 30 days; "
         "12 views of new arrivals in the 30 days before the last 30"
     )

@@ -117,7 +117,7 @@ class Grant(NamedTuple):
 
     budget_id: str
     amount_micros: int
-    period: str
+    period: Literal["day", "campaign"]
     until: int
     shadow_price: float
 

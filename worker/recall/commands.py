@@ -350,4 +350,3 @@ def prospects(profile: Profile, at: int, shop: Shop, lifetime: Lifetime | None, 
 
 def _scores(scores: Sequence[int] | None) -> dict[str, int] | None:
     return None if scores is None else Scores(*scores)._asdict()
-

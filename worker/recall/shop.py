@@ -60,6 +60,8 @@ class InForce(NamedTuple):
     """How long after the last activity silence is noticed."""
     prices: Prices
     currency: Currency
+    triggers: frozenset[str]
+    """What any play opens on: nothing else opens an episode."""
     signals: tuple[Signal, ...]
     order_value_bounds: tuple[int, int]
     """From which mean order value on, in minor units, a silent user's potential has one point, and two."""
@@ -86,6 +88,7 @@ class InForce(NamedTuple):
             silent_after_ms=silent_after_ms,
             prices=Prices.of(playbook, shop.currency),
             currency=shop.currency,
+            triggers=frozenset(trigger for play in playbook.plays for trigger in play.opening),
             signals=tuple(map(_compiled, playbook.signals)),
             order_value_bounds=playbook.order_value_bounds(shop.currency),
         )

@@ -149,8 +149,22 @@ def live(people: People, day: int, today: Today, catalog: Catalog, effects: Effe
     parts.add(signers, start[signers], SIGN_IN, 0)
     parts.add(checkers, start[checkers] + 2 * SECOND_MS, CHECK_IN, 1)
     shoppers = np.flatnonzero(shops)
-    orders = _shop(people, day, shoppers, start[shoppers] + 5 * SECOND_MS, u_size, new, cart, conversion,
-                   today=today, week=week, catalog=catalog, effects=effects, parts=parts, must=first)
+    orders = _shop(
+        people,
+        day,
+        shoppers,
+        start[shoppers] + 5 * SECOND_MS,
+        u_size,
+        new,
+        cart,
+        conversion,
+        today=today,
+        week=week,
+        catalog=catalog,
+        effects=effects,
+        parts=parts,
+        must=first,
+    )
     refunds, refund_cost = _give_back(people, day, parts)
     _remove_apps(people, day, parts)
     answered = np.flatnonzero(came_by_touch)
@@ -322,7 +336,9 @@ def _order(
     luck, u_when = pairs(base, day, _AFTER)
     cancelled = luck < habits.cancelled
     some = np.flatnonzero(cancelled)
-    parts.add(who[some], at[some] + ((5 + 25 * u_when[some]) * MINUTE_MS).astype(np.int64), CANCEL, 7, order=place[some])
+    parts.add(
+        who[some], at[some] + ((5 + 25 * u_when[some]) * MINUTE_MS).astype(np.int64), CANCEL, 7, order=place[some]
+    )
     back = np.flatnonzero(~cancelled & (luck < habits.cancelled + habits.refunded) & (people.refund_on[who] < day))
     returned = who[back]
     u_whole, _ = pairs(base[back], day, _BACK)
@@ -405,4 +421,3 @@ class _Parts:
         rows = Rows(*columns)
         order = np.argsort((rows.at << 36) | (rows.user << SEQ_BITS) | rows.seq)
         return Rows(*(column[order] for column in rows))
-

@@ -249,7 +249,9 @@ def effects(family: str, *, judging: bool = False) -> Effects:
     check(family, judging=judging)
     normals = _Normals(family)
     spread, given = GIVEN.spread, list(GIVEN.types.values())
-    visit, order, leave = (normals.within(which) for which in (GIVEN.effect.visit, GIVEN.effect.order, GIVEN.effect.leave))
+    visit, order, leave = (
+        normals.within(which) for which in (GIVEN.effect.visit, GIVEN.effect.order, GIVEN.effect.leave)
+    )
     type_visit = np.array([one.visit for one in given]) * normals.factors(spread.type, len(given))
     type_order = np.array([one.order for one in given]) * normals.factors(spread.type, len(given))
     restore = np.array([one.restore for one in given]) * normals.factors(spread.restore, len(given))

@@ -220,4 +220,3 @@ def profile(people: People, i: int) -> dict[str, Any]:
         for slot, (name, share) in enumerate(zip(others, shares, strict=True))
     }
     return {"timezone": given.timezones[people.timezone[i]], "consent": consent, **chosen, "points": 0}
-

@@ -78,8 +78,9 @@ _BOUNDS: Final = np.cumsum([getattr(GIVEN.oddities, name) for name in _NAMES])
 class Recorder:
     """Makes records of the days of a shop, one after the other."""
 
-    def __init__(self, shop: Shop, oddities: Oddities) -> None:
+    def __init__(self, shop: Shop, oddities: Oddities, *, catalog: bool = True) -> None:
         self._shop = shop
+        self._tells_catalog = catalog
         self._oddities = oddities
         people = shop.people
         names = [f"user-{number}" for number in people.number.tolist()]
@@ -99,7 +100,7 @@ class Recorder:
         """Return a day's records in the order of time."""
         if day.number // _WEEK != self._week:
             self._turn_week(day.number // _WEEK)
-        out = self._catalog(day) if day.number % _WEEK == 0 else []
+        out = self._catalog(day) if self._tells_catalog and day.number % _WEEK == 0 else []
         out += self._profiles(day)
         events = self._track(day)
         out += events

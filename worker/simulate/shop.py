@@ -205,7 +205,12 @@ class Shop:
             # What is seen in the app has slots of its own: it may come on top of the morning's touches.
             at = None if seen_at is None else seen_at[batch.user]
             carried = touch(
-                self.people, day, batch, self.effects, ordinal=ordinal + (_IN_APP_FROM if at is not None else 0), seen_at=at
+                self.people,
+                day,
+                batch,
+                self.effects,
+                ordinal=ordinal + (_IN_APP_FROM if at is not None else 0),
+                seen_at=at,
             )
             self._tell(midnight, batch, carried, answers, complaints)
             numbers, ordinal = later, ordinal + 1
@@ -276,7 +281,9 @@ class Shop:
     def _attribute(self, day: int, happened: Happened, answers: list[Answer]) -> None:
         """Tell of orders with a touch's coupon, or within two weeks of a click, as systems of that kind do."""
         orders, people = happened.orders, self.people
-        recent = (people.answered[orders.user] >= 0) & (people.answered_on[orders.user] > day - GIVEN.response.window_days)
+        recent = (people.answered[orders.user] >= 0) & (
+            people.answered_on[orders.user] > day - GIVEN.response.window_days
+        )
         for i in np.flatnonzero(recent | (orders.touch >= 0)).tolist():
             place, with_coupon = int(orders.user[i]), int(orders.touch[i])
             number = with_coupon if with_coupon >= 0 else int(people.answered[place])

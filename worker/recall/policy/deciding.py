@@ -16,11 +16,11 @@ from worker.recall.commands import Touch, Verdict
 from worker.recall.days import DAY_MS, HOUR_MS, LATENESS_MS, MINUTE_MS
 from worker.recall.intake import short_id
 from worker.recall.lifetime.history import rhythms
+from worker.recall.playbook.model import DO_NOTHING
 from worker.recall.policy import budget, choice, content, costs, eligibility, episodes, ladder, quiet, subsidy
 from worker.recall.policy.choice import Arm
 from worker.recall.policy.episodes import Desk
 from worker.recall.policy.holdout import CONTROL, uniform
-from worker.recall.policy.responses import NOTHING
 from worker.recall.profile import Contact, Outcome
 from worker.recall.tiers import Tier
 from worker.stream.processor import NEVER, Count, Effect, Output
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 APPROVAL_RETRY_MS: Final = 15 * MINUTE_MS
 """How often a proposed touch is looked at again."""
+
+NO_PLAY: Final = "no play"
 
 
 class Case(NamedTuple):
@@ -83,6 +85,8 @@ class Plan(NamedTuple):
     touch: Touch | None = None
     chosen: bool = False
     """Whether the guards before the choice were passed, so that something can be learned from what comes of it."""
+    left_alone: float = 0.0
+    """The probability with which nothing was chosen; in rule mode that does not happen."""
 
 
 def decide(case: Case) -> tuple[Shared, list[Effect]]:
@@ -104,7 +108,8 @@ def settle(profile: Profile, shared: Shared, day: int) -> tuple[Shared, list[Eff
     account = profile.account
     if not account.unsettled:
         return shared, []
-    budgets, effects = dict(shared.budgets), []
+    budgets = dict(shared.budgets)
+    effects: list[Effect] = []
     for name, amounts in sorted(account.unsettled.items()):
         if name not in budgets:
             effects.append(Count("settled without a budget"))
@@ -121,38 +126,49 @@ def settle(profile: Profile, shared: Shared, day: int) -> tuple[Shared, list[Eff
 
 def _first(case: Case) -> tuple[Shared, list[Effect]]:
     """Choose a play, or to do nothing; what holds it back is looked at again."""
-    episode, playbook = case.episode, case.book.playbook
     plan = _guarded(case, _choose(case))
-    if episode.arm == CONTROL:
+    if case.episode.arm == CONTROL:
         return case.shared, _shadow(case, plan)
     if plan.verdict.until:
         return case.shared, _put_off(case, plan.verdict)
-    play = None if plan.touch is None else plan.touch.play
+    return _settled(case, plan)
+
+
+def _settled(case: Case, plan: Plan) -> tuple[Shared, list[Effect]]:
+    """Take the first decision for good."""
+    episode, touch = case.episode, plan.touch
+    _decided(case, None if touch is None else touch.play)
+    if touch is not None:
+        _await_outcome(case, touch.play.name, episode.choice_propensity)
+        return _send(case, touch, plan.verdict)
+    if plan.chosen and plan.verdict.play is None:
+        _await_outcome(case, DO_NOTHING, plan.left_alone)
+    return case.shared, _told_once(case, plan.verdict.reason, plan.verdict)
+
+
+def _decided(case: Case, play: Play | None) -> None:
+    episode = case.episode
     episode.decided, episode.due = True, NEVER
-    episode.ends_at = episodes.observe_until(episode, play, playbook, case.at)
-    if plan.touch is None:
-        effects = episodes.record(case.profile, episode, plan.verdict, case.desk)
-        if plan.chosen and plan.verdict.reason == "do nothing":
-            _await_outcome(case, NOTHING)
-        return case.shared, effects
-    episode.play = plan.touch.play.name
-    _await_outcome(case, episode.play)
-    return _send(case, plan.touch, plan.verdict)
+    episode.play = None if play is None else play.name
+    episode.ends_at = episodes.observe_until(play, case.book.playbook, case.at)
 
 
 def _shadow(case: Case, plan: Plan) -> list[Effect]:
     """Record of a user who is held out what would have come of it."""
-    episode = case.episode
-    episode.decided, episode.due = True, NEVER
-    play = None if plan.touch is None else plan.touch.play
-    episode.play = None if play is None else play.name
-    episode.ends_at = episodes.observe_until(episode, play, case.book.playbook, case.at)
+    name = plan.verdict.play
+    _decided(case, None if name is None else case.book.playbook.play(name))
     if plan.chosen:
-        _await_outcome(case, NOTHING)
-    verdict = plan.verdict._replace(
-        outcome="suppressed", reason="holdout", shadow_outcome=plan.verdict.reason, until=0, channel=None, rung=None
-    )
-    return episodes.record(case.profile, episode, verdict, case.desk)
+        _await_outcome(case, DO_NOTHING, plan.left_alone)
+    verdict = plan.verdict._replace(outcome="suppressed", reason="holdout", shadow_outcome=plan.verdict.reason, until=0)
+    return _told_once(case, plan.verdict.reason, verdict)
+
+
+def _told_once(case: Case, reason: str, verdict: Verdict) -> list[Effect]:
+    """Record that nothing was sent; where there is no play for the user, there is nothing to observe either."""
+    effects = episodes.record(case.profile, case.episode, verdict, case.desk)
+    if reason == NO_PLAY:
+        case.profile.episode = None
+    return effects
 
 
 def _put_off(case: Case, verdict: Verdict) -> list[Effect]:
@@ -166,16 +182,14 @@ def _put_off(case: Case, verdict: Verdict) -> list[Effect]:
     return episodes.record(case.profile, episode, verdict, case.desk)
 
 
-def _await_outcome(case: Case, play: str) -> None:
-    """Note what was chosen, to be learned from once it is known whether the user ordered."""
-    episode, account = case.episode, case.profile.account
-    response_ms = case.book.playbook.choice.response_days * DAY_MS
-    held_out = episode.arm == CONTROL
-    propensity = choice.observed(play, episode.choice_propensity, case.book.playbook.holdout.share)
-    outcome = Outcome(
-        case.at + response_ms + LATENESS_MS, case.at, episode.segment, play, propensity, held_out
-    )
-    account.outcomes = [*account.outcomes, outcome]
+def _await_outcome(case: Case, play: str, propensity: float) -> None:
+    """Note what was done, to be learned from once it is known whether the user ordered."""
+    episode, account, playbook = case.episode, case.profile.account, case.book.playbook
+    due = case.at + playbook.choice.response_days * DAY_MS + LATENESS_MS
+    observed = choice.observed(play, propensity, playbook.holdout.share)
+    if observed:
+        outcome = Outcome(due, case.at, episode.segment, play, observed, episode.arm == CONTROL)
+        account.outcomes = [*account.outcomes, outcome]
 
 
 class Candidate(NamedTuple):
@@ -199,11 +213,11 @@ def _choose(case: Case) -> Plan:
         return _refused("low potential", f"low potential, not to be disturbed: {why}")
     candidates, left_out, reasons = _candidates(case)
     if not candidates:
-        return _refused(reasons[0] if reasons else "no play", _told(left_out) or "no play fits", left_out=left_out)
+        return _refused(reasons[0] if reasons else NO_PLAY, _told(left_out) or "no play fits", left_out=left_out)
     hold = _checkout_until(case)
     if hold > case.at and episode.arm != CONTROL:
         return _held("checkout", hold, "a checkout is in course")
-    episode.segment = choice.segment(profile, episode, case.book) if False else choice.segment(profile, episode)
+    episode.segment = choice.segment(profile, episode)
     if case.book.playbook.choice.mode == "rule":
         episode.choice_propensity = 1.0
         first = candidates[0]
@@ -218,15 +232,17 @@ def _learned(case: Case, candidates: Sequence[Candidate], left_out: Mapping[str,
     arms = [Arm(candidate.play.name, worth, candidate.cost.total) for candidate in candidates]
     opened_at, step = episode.opened_at.to_bytes(8, "big"), episode.step.to_bytes(2, "big")
     draw = uniform(case.shop.salt, b"choice", case.profile.key, episode.trigger.encode(), opened_at, step)
-    chosen = choice.choose(arms, episode.segment, case.priors, case.book.choice, draw)
+    chosen = choice.choose(arms, episode.segment, case.priors, case.book.playbook.choice, draw)
     episode.choice_propensity = chosen.propensity
     left_out = {**left_out, **chosen.left_out}
-    if chosen.play == NOTHING:
+    if chosen.play == DO_NOTHING:
         none_pays = len(chosen.left_out) == len(candidates)
         reason = choice.NOT_WORTH_IT if none_pays else "do nothing"
-        return _refused(reason, chosen.reason, left_out=left_out, nets=chosen.nets, chosen=True)
-    picked = next(candidate for candidate in candidates if candidate.play.name == chosen.play)
-    return _planned(case, picked, left_out, chosen.nets, chosen.reason)
+        plan = _refused(reason, chosen.reason, left_out=left_out, nets=chosen.nets)
+    else:
+        picked = next(candidate for candidate in candidates if candidate.play.name == chosen.play)
+        plan = _planned(case, picked, left_out, chosen.nets, chosen.reason)
+    return plan._replace(chosen=True, left_alone=chosen.propensities.get(DO_NOTHING, 0.0))
 
 
 def _planned(
@@ -339,7 +355,9 @@ def _listen(shared: Shared, contact: Contact, became: str, case: Case) -> tuple[
     return shared, [Count("feedback missing")] if begins else []
 
 
-def _climb(case: Case, play: Play, after: int, *, task: int | None) -> Plan:
+def _climb(  # noqa: PLR0911 - one way out for each guard
+    case: Case, play: Play, after: int, *, task: int | None
+) -> Plan:
     """Return the touch on the next rung after one that can be used."""
     profile, episode, book = case.profile, case.episode, case.book
     refusal = _user_refusal(case)
@@ -515,9 +533,7 @@ def _charged(case: Case, touch: Touch, *, core: bool) -> Shared:
     budgets = shared.budgets
     if touch.cost.direct:
         name, share = touch.play.budget, case.book.playbook.budgets.core_share
-        charged = budget.charge(
-            budgets[name], touch.cost.direct, core=core, core_share=share, at=case.at, day=case.day
-        )
+        charged = budget.charge(budgets[name], touch.cost.direct, core=core, core_share=share, at=case.at, day=case.day)
         budgets = {**budgets, name: charged}
     human = shared.human
     if touch.channel == "human":
@@ -562,8 +578,10 @@ def _sent(case: Case, touch: Touch, why: str) -> Verdict:
 
 
 def _stopped(plan: Plan, outcome: str, reason: str, text: str, until: int = 0) -> Plan:
-    """Return the plan without its touch; of a shadow, the play is still told."""
-    return plan._replace(verdict=plan.verdict._replace(outcome=outcome, reason=reason, text=text, until=until))
+    """Return the plan without its touch; what it would have been is still told."""
+    return plan._replace(
+        touch=None, verdict=plan.verdict._replace(outcome=outcome, reason=reason, text=text, until=until)
+    )
 
 
 def _refused(
@@ -573,11 +591,10 @@ def _refused(
     *,
     left_out: Mapping[str, str] | None = None,
     nets: Mapping[str, float] | None = None,
-    chosen: bool = False,
 ) -> Plan:
     name = None if play is None else play.name
     verdict = Verdict("suppressed", reason, text or reason, name, left_out=left_out or {}, nets=nets or {})
-    return Plan(verdict, chosen=chosen)
+    return Plan(verdict)
 
 
 def _held(reason: str, until: int, text: str, play: Play | None = None) -> Plan:

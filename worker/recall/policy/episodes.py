@@ -1,4 +1,4 @@
-"""An episode: one story of a user, opened by what calls for a decision, observed until it is won or its time is over."""
+"""An episode: one story of a user, opened by what calls for a decision, observed until it is won or over."""
 
 from __future__ import annotations
 
@@ -65,7 +65,12 @@ def begin(profile: Profile, opening: Opening, at: int, holdout: Holdout, day: in
 
 
 def opened(profile: Profile, opening: Opening, desk: Desk) -> list[Effect]:
-    """Let an opening begin an episode, in the place of a milder one; while a graver one is open, record it."""
+    """Let an opening begin an episode, in the place of a milder one; while a graver one is open, record it.
+
+    What no play of the playbook opens on is no opening.
+    """
+    if opening.trigger not in desk.book.triggers:
+        return []
     new = begin(profile, opening, desk.at, desk.book.holdout, desk.shop.days.of(opening.at))
     current = profile.episode
     effects: list[Effect] = []
@@ -236,7 +241,7 @@ def record(profile: Profile, episode: Episode, verdict: Verdict, desk: Desk) -> 
     return effects
 
 
-def observe_until(episode: Episode, play: Play | None, playbook: Playbook, at: int) -> int:
-    """Return until when an episode is observed that was decided at a time."""
+def observe_until(play: Play | None, playbook: Playbook, at: int) -> int:
+    """Return until when an episode is observed whose play was chosen at a time."""
     days = playbook.observe_days if play is None else playbook.within_days(play)
     return at + days * DAY_MS
