@@ -318,7 +318,7 @@ class Judge:
                 self.fail(user, at, f"an episode that is over goes on: {value['outcome']}, {value['reason']}")
             if current not in {None, episode}:
                 self.fail(user, at, f"a second episode beside an open one: {value['outcome']}, {value['reason']}")
-            if value["outcome"] in {"ended", "void"}:
+            if is_end(value):
                 open_now.pop(user, None)
                 over.add(episode)
             else:
@@ -327,7 +327,7 @@ class Judge:
             self.fail(user, self.shop.clock, f"episode {episode} never ends")
 
     def openings_come_to_something(self) -> None:
-        """Every fall, silence and rise ends in a command or a recorded reason."""
+        """Every fall, silence and rise that a play opens on ends in a command or a recorded reason."""
         told = {(value["user_id"], value["trigger"], value["opened_at"]) for value in self.decisions}
         for move in self.shop.of("tier-changes"):
             if move["cause"] == "recut" or move["to_tier"] == "new":
@@ -340,7 +340,11 @@ class Judge:
                 continue
             else:
                 trigger = "tier_reached"
-            if (move["user_id"], trigger, move["at"]) not in told:
+            wanted = all(
+                any(trigger in play.opening for play in self.books[version].plays)
+                for version in self.in_force(at_of(move["at"])) | self.in_force(at_of(move["at"]) + HOUR_MS)
+            )
+            if wanted and (move["user_id"], trigger, move["at"]) not in told:
                 self.fail(move["user_id"], at_of(move["at"]), f"nothing came of an opening: {trigger}")
 
     def arms_are_those_of_the_hash(self) -> None:
@@ -722,7 +726,7 @@ class Judge:
         ends = [
             at_of(value["at"])
             for value in self.decisions
-            if value["episode_id"] == touch.episode and value["outcome"] in {"ended", "void"}
+            if value["episode_id"] == touch.episode and is_end(value)
         ]
         over = ends[0]
         for told in self.by_user[touch.user]:
@@ -769,7 +773,7 @@ class Judge:
         ended = {
             value["episode_id"]: (at_of(value["at"]), value["reason"])
             for value in self.decisions
-            if value["outcome"] in {"ended", "void"}
+            if is_end(value)
         }
         for touches in self.by_episode().values():
             touch = touches[-1]
@@ -845,6 +849,11 @@ class _Purse:
         self.turn(days)
         self.spent += amount
         self.outside += 0 if core else amount
+
+
+def is_end(value: dict[str, Any]) -> bool:
+    """Tell whether a decision is an episode's last; where there is no play for the user, that is all there is."""
+    return value["outcome"] in {"ended", "void"} or "no play" in {value["reason"], value["shadow_outcome"]}
 
 
 def day(at: int) -> str:
