@@ -168,7 +168,7 @@ def test_no_rung_reaches_the_user():
 
 
 def test_sms_and_people_are_for_the_highest_value():
-    book = ladder("in_app", "email", "sms", potential={"high": 2})
+    book = ladder("in_app", "email", "sms", potential={"order_value": ["1", "999999"], "high": 2})
     shop = silent_ann(book)
     for days in (0, 2):
         told(shop, DECIDED + days * DAY_MS + 1)
