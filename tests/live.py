@@ -49,7 +49,6 @@ def environment(config, bootstrap, datadir, **extra):
         "web_port": 0,
         "session_timeout_s": SESSION_S,
         "clock": "recorded",
-        "accept_missing_guards": True,
         **extra,
     }
     return os.environ | {f"RECALL_{name.upper()}": str(value) for name, value in values.items()}
