@@ -15,7 +15,10 @@ from typer.testing import CliRunner
 
 from worker import cli
 from worker.cost.calculator import Bill, Campaign, Return, break_even, share
+from worker.recall.bodies import Feedback
 from worker.recall.days import DAY_MS
+from worker.recall.intake import short_id
+from worker.recall.policy import ladder
 from worker.recall.policy.costs import KINDS, Cost, booked, cost, redeemed
 from worker.recall.profile import Contact, Profile
 from worker.recall.shop import InForce
@@ -111,6 +114,26 @@ def test_the_ledger_takes_what_a_touch_costs_to_the_micro():
     assert sum(taken.values()) == spent.total
 
 
+def test_the_ledger_takes_what_feedback_says_has_left_once():
+    profile = user()
+    profile.account.contacts = [Contact(AT, "sms", "comeback", id=short_id("command-1"), contact_micros=50_000)]
+    told = [
+        Feedback("m1", "command-1", "delivered", "sms", 45_000),
+        Feedback("m2", "command-1", "delivered", "sms", 45_000),
+        Feedback("m3", "command-1", "clicked", "sms", None),
+        Feedback("m4", "command-1", "converted", "sms", 20_000_000),
+        Feedback("m5", "of another shop", "delivered", "sms", 45_000),
+    ]
+    taken = []
+    for feedback in told:
+        taken += ladder.booked(profile, feedback)
+        ladder.heard(profile, feedback, AT, AT, book().playbook)
+    assert [(count.name, count.n) for count in taken] == [
+        ("ledger.actual.comeback", 45_000),
+        ("ledger.actual.comeback", 20_000_000),
+    ]
+
+
 @given(
     face=st.decimals("0.01", "9999", places=2),
     redeemed=st.floats(0.001, 1),
@@ -131,7 +154,19 @@ def test_no_kind_of_cost_is_ever_negative_and_fatigue_never_falls(face, redeemed
 # -- the calculator ----------------------------------------------------------------------------------------------------
 
 ARTICLE = ["--contacts", "10000", "--contact-price", "0.05", "--face-value", "20", "--redemption", "10%"]
-IN_FULL = [*ARTICLE, "--hours", "16", "--hourly-rate", "150", "--upkeep", "500", "--wear", "0.02", "--shadow-price", "0.5"]
+IN_FULL = [
+    *ARTICLE,
+    "--hours",
+    "16",
+    "--hourly-rate",
+    "150",
+    "--upkeep",
+    "500",
+    "--wear",
+    "0.02",
+    "--shadow-price",
+    "0.5",
+]
 BELIEVED = ["--rate-with", "5%", "--rate-without", "1%", "--margin", "100"]
 
 

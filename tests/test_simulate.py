@@ -562,7 +562,9 @@ def test_the_history_of_a_closed_loop_replays_to_the_same_outputs():
     one, outputs = closed(), []
     replay = Replay(one.config, lambda number, output: outputs.append((number, output)))
     replay.run(by_topic(one.records))
-    assert outputs == one.outputs
+    # Units of work may be cut otherwise, and then come in another order.
+    assert Counter(outputs) == Counter(one.outputs)
+    assert dict(replay.rows()) == dict(one.loop.replay.rows())
 
 
 def test_in_a_closed_loop_nothing_comes_to_who_is_not_touched():

@@ -104,8 +104,8 @@ def plainly() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, RefusedError, UnavailableError) as error:
-        lines = [line if len(line) <= LINE_MAX else f"{line[:LINE_MAX]}..." for line in str(error).splitlines()]
-        make_console(stderr=True).print("recall: " + "\n".join(lines), soft_wrap=True)
+        told = "\n".join(map(_shortened, str(error).splitlines()))
+        make_console(stderr=True).print(f"recall: {told}", soft_wrap=True)
         codes: dict[type, int] = {RefusedError: EXIT_REFUSED, UnavailableError: EXIT_UNAVAILABLE}
         raise typer.Exit(codes.get(type(error), WRONG)) from error
 
@@ -365,7 +365,7 @@ def check_playbook(
         except read.PlaybookError as error:
             findings = list(error.findings)
     for finding in findings:
-        typer.echo(f"{finding.level}: {read.told(str(file), finding)}")
+        typer.echo(_shortened(f"{finding.level}: {read.told(str(file), finding)}"))
     errors = sum(finding.level == "error" for finding in findings)
     typer.echo(f"{file}: {_some(errors, 'error')}, {_some(len(findings) - errors, 'warning')}")
     if errors:
@@ -736,6 +736,10 @@ def _data_set(files: list[Path]) -> Source | None:
         told = ", ".join(f"{path.name} ({form})" for path, form in forms.items())
         raise ValueError(f"files: {told}: allowed are histories, or one data set")
     return open_source(files[0])
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= LINE_MAX else f"{line[:LINE_MAX]}..."
 
 
 def _some(n: int, what: str) -> str:

@@ -16,17 +16,17 @@ TOPIC: Final = "recall-decisions"
 KINDS: Final = ("contact", "incentive", "opportunity", "hidden")
 _NOTHING: Final = (Decimal(0), Decimal(0), Decimal(0), Decimal(0))
 _RUNGS: Final = get_args(Channel)
-_SUMS: Final = ", ".join(f"sum((cost->>'{kind}')::decimal(38, 6))" for kind in KINDS)
+_FIELDS: Final = ("decision_id", "outcome", "reason", "play", "channel", "potential")
 _PRICED: Final = f"""
 with told as (
-    select distinct on (value->>'decision_id') value, value->'cost' as cost
+    select {", ".join(f"value->>'{field}' as {field}" for field in _FIELDS)}, value->>'$.cost.currency' as currency,
+           {", ".join(f"(value->>'$.cost.{kind}')::decimal(38, 6) as {kind}" for kind in KINDS)}
     from {{source}}
-    where json_type(value, '$.cost') = 'OBJECT'
-)
-select value->>'outcome', value->>'reason', value->>'play', value->>'channel', value->>'potential',
-       cost->>'currency', count(*), {_SUMS}
-from told
-where (value->>'arm') = 'treated' and (value->>'outcome') in ('sent', 'suppressed')
+    where json_type(value, '$.cost') = 'OBJECT' and (value->>'arm') = 'treated'
+      and (value->>'outcome') in ('sent', 'suppressed')
+), once as (select distinct on (decision_id) * from told)
+select {", ".join(_FIELDS[1:])}, currency, count(*), {", ".join(f"sum({kind})" for kind in KINDS)}
+from once
 group by all
 """  # noqa: S608 - no user text
 

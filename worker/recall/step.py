@@ -154,7 +154,7 @@ class Customers:
             return (Count(counted),) if counted else self._evaluated(state, shared, "refund", context)
         if type(body) is Cancel:
             counted = intake.cancel(state, body, days)
-            return (Count(counted),) if counted else self._cancelled(state, shared, context)
+            return (Count(counted),) if counted else self._cancelled(state, shared, body, context)
         if type(body) is Feedback:
             return self._heard(state, shared, at, body, context)
         if type(body) is ProfileUpdate:
@@ -195,9 +195,10 @@ class Customers:
     def _heard(self, state: Profile, shared: Shared, at: int, body: Feedback, context: Context) -> Sequence[Effect]:
         """Take what a channel tells of a touch."""
         playbook = self._in_force(shared, state.key).playbook
+        effects: list[Effect] = [*ladder.booked(state, body)]
         known = ladder.heard(state, body, at, context.clock, playbook)
         counted = intake.feedback(state, body, at, context.clock, self._days)
-        effects: list[Effect] = [Count(counted or f"feedback.{body.status}")]
+        effects.append(Count(counted or f"feedback.{body.status}"))
         if body.status == "unsubscribed":
             effects += self._withdrawn(state, shared, context)
         elif counted is None and body.status in {"clicked", "visited"}:
@@ -226,11 +227,16 @@ class Customers:
             self._schedule(state, shared, context.clock)
         return effects
 
-    def _cancelled(self, state: Profile, shared: Shared, context: Context) -> Sequence[Effect]:
+    def _cancelled(self, state: Profile, shared: Shared, body: Cancel, context: Context) -> Sequence[Effect]:
         """Value the user without the order; without any he is nobody to be called back."""
         effects: list[Effect] = []
-        if state.episode is not None and not state.orders:
+        episode = state.episode
+        if episode is not None and not state.orders:
             effects += episodes.end(state, "void", self._desk(state, shared, context))
+        elif episode is not None:
+            order = state.account.find_order(intake.short_id(body.order_id))
+            assert order is not None  # it has just been cancelled
+            episodes.order_cancelled(episode, order.at, self._in_force(shared, state.key).playbook)
         return [*effects, *self._evaluated(state, shared, "refund", context)]
 
     def _updated(
@@ -304,9 +310,10 @@ class Customers:
         account.moves = [*account.moves, moved][-MOVES_KEPT:]
         scored = self._scored(state, shared, context.clock)
         if transition.target is Tier.SILENT:
-            account.potential = potential.judge(
-                state, book, self._catalog, self._lifetime(shared), transition.at, self._days
-            )
+            if not account.profiling_opted_out:
+                account.potential = potential.judge(
+                    state, book, self._catalog, self._lifetime(shared), transition.at, self._days
+                )
             account.rhythm_order_at = max(account.rhythm_order_at, state.last_order_at)  # the silence says more
         else:
             account.potential = None

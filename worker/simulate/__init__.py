@@ -6,9 +6,7 @@ What the customers are is hidden from the stream: `life_of` and `kind_of` tell i
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -18,6 +16,10 @@ from worker.simulate.people import born
 from worker.simulate.records import Oddities, Recorder
 from worker.simulate.shop import CURRENCY, START, TIMEZONE, Shop, Touch
 from worker.sources.history import HistoryRecord
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Iterator
 
 __all__ = [
     "CURRENCY",

@@ -136,7 +136,7 @@ def _first(case: Case) -> tuple[Shared, list[Effect]]:
 
 def _settled(case: Case, plan: Plan) -> tuple[Shared, list[Effect]]:
     """Take the first decision for good."""
-    profile, episode, touch = case.profile, case.episode, plan.touch
+    episode, touch = case.episode, plan.touch
     _decided(case, None if touch is None else touch.play)
     if touch is not None:
         _await_outcome(case, touch.play.name, episode.choice_propensity)

@@ -172,10 +172,18 @@ def ordered(profile: Profile, at: int, desk: Desk) -> list[Effect]:
     if not episode.decided:
         return end(profile, "ordered", desk)
     effects = call_back(profile, episode, "ordered", desk)
+    episode.ends_at = ends(episode)
     if at > episode.opened_at:
         episode.ordered_at = episode.ordered_at or at
         episode.due = NEVER
     return effects + acted(profile, ORDER, at, desk)
+
+
+def order_cancelled(episode: Episode, ordered_at: int, playbook: Playbook) -> None:
+    """Take an order off the track; nothing more is sent all the same."""
+    for i, (name, _) in enumerate(track(episode, playbook)):
+        if name == CHANNELS[ORDER] and ordered_at > episode.opened_at and i < len(episode.progress):
+            episode.progress[i] = max(0, episode.progress[i] - 1)
 
 
 def call_back(profile: Profile, episode: Episode, reason: str, desk: Desk) -> list[Effect]:
@@ -195,6 +203,8 @@ def end(profile: Profile, reason: str, desk: Desk) -> list[Effect]:
     assert episode is not None  # the caller has seen it
     verdict = Verdict("void" if reason == "void" else "ended", reason, play=episode.play)
     effects = [*record(profile, episode, verdict, desk), Count(f"episode.{reason}")]
+    if episode.play is not None:
+        effects.append(Count(f"ended.{episode.arm}.{episode.play}.{reason}"))
     if reason not in SILENT_ENDS:
         effects += call_back(profile, episode, reason, desk)
     give_back(profile, episode, desk.at)
@@ -236,7 +246,9 @@ def record(profile: Profile, episode: Episode, verdict: Verdict, desk: Desk) -> 
             profile, episode, desk.at, verdict, shop=desk.shop, versions=desk.versions, offsets=desk.offsets
         )
     ]
-    if verdict.outcome in {"suppressed", "held", "proposed"}:
+    if verdict.outcome == "proposed":
+        effects.append(Count(f"proposed.{verdict.play}"))
+    elif verdict.outcome in {"suppressed", "held"}:
         effects.append(Count(f"{verdict.outcome}.{verdict.reason}"))
     return effects
 

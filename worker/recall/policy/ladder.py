@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, get_args
 from schemas.feedback import Status
 from worker.recall.days import DAY_MS
 from worker.recall.intake import short_id
-from worker.recall.policy.costs import redeemed
+from worker.recall.policy.costs import booked_actual, redeemed
 from worker.recall.policy.eligibility import channel_refusal
 from worker.recall.policy.episodes import unsettled
 from worker.recall.tiers import Tier
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from worker.recall.bodies import Feedback
     from worker.recall.playbook import Play, Playbook
     from worker.recall.profile import Contact, Episode, Profile
+    from worker.stream.processor import Count
 
 BITS: Final[dict[str, int]] = {status: 1 << place for place, status in enumerate(get_args(Status))}
 ANSWERS: Final = frozenset({"clicked", "visited", "converted"})
@@ -87,6 +88,14 @@ def _settle(profile: Profile, contact: Contact, body: Feedback, clock: int, play
     elif body.cost_micros is not None:
         unsettled(profile, contact.budget, contact.contact_micros - body.cost_micros, clock, core=contact.core)
         contact.contact_micros = body.cost_micros
+
+
+def booked(profile: Profile, body: Feedback) -> list[Count]:
+    """Return what the ledger takes of feedback that `heard` is about to take: money that has left, told once."""
+    contact = touch_of(profile, body.command_id)
+    if contact is None or not body.cost_micros or contact.heard & BITS[body.status]:
+        return []
+    return [booked_actual(contact.play, body.cost_micros)]
 
 
 def became(profile: Profile, contact: Contact) -> str:
