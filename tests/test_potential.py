@@ -155,12 +155,12 @@ def test_who_looked_around_daily_is_not_gone_for_good_because_he_stopped():
     assert potential(shop).level == "high"
 
 
-def test_without_leave_to_profile_the_probability_is_left_out():
+def test_without_leave_to_profile_there_is_none():
     shop = a_shop(models={(30, 7): scorer()})
     last = buys(shop, "bob", 60, 6, 84)
     shop.says("bob", last + 1, opt_out_profiling=True)
     falls_silent(shop, last)
-    assert "alive not known" in potential(shop).reason
+    assert potential(shop) is None
 
 
 # -- frozen ------------------------------------------------------------------------------------------------------------

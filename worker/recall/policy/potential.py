@@ -113,7 +113,7 @@ def _alive(profile: Profile, lifetime: Lifetime | None, at: int, days: Days) -> 
 
     By days with an order: by days with any activity, of which there are many, whoever is silent is gone for certain.
     """
-    if lifetime is None or profile.account.profiling_opted_out:
+    if lifetime is None:
         return None
     known = rhythms(profile, days.of(at), days)
     return None if known is None else lifetime.purchases.alive(known.orders)
