@@ -195,9 +195,10 @@ class Customers:
     def _heard(self, state: Profile, shared: Shared, at: int, body: Feedback, context: Context) -> Sequence[Effect]:
         """Take what a channel tells of a touch."""
         playbook = self._in_force(shared, state.key).playbook
+        effects: list[Effect] = [*ladder.booked(state, body)]
         known = ladder.heard(state, body, at, context.clock, playbook)
         counted = intake.feedback(state, body, at, context.clock, self._days)
-        effects: list[Effect] = [Count(counted or f"feedback.{body.status}")]
+        effects.append(Count(counted or f"feedback.{body.status}"))
         if body.status == "unsubscribed":
             effects += self._withdrawn(state, shared, context)
         elif counted is None and body.status in {"clicked", "visited"}:
