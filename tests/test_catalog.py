@@ -8,9 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from schemas.values import rfc3339
+from worker import demo, settings, topics
 from worker.catalog import LOGGED_MAX, Products
+from worker.monitoring import CatalogCollector
 from worker.recall.money import Currency
 from worker.recall.policy.catalog import CHANGES_KEPT, RATE_UNIT, Catalog, Change, Product
+from worker.replay import Replay, by_topic
+from worker.sources.history import HistoryRecord
 
 NAMES = ("jam", "tea", "pot")
 CATEGORIES = ("food", "home")
@@ -236,3 +241,63 @@ def test_a_record_that_should_have_held_already_is_taken_and_counted_as_late():
     take(products, {"product_id": "tea", "effective_at": "2026-01-05T09:59:59Z", "stock": 0})
     assert products.counts["late"] == 1
     assert products.catalog.product("tea", 1_767_607_200_000).back_in_stock_at == 1_767_607_200_000
+
+
+# -- the drivers -------------------------------------------------------------------------------------------------------
+
+
+def history(*changes):
+    """Return a history of an order and the catalogue's records, each recorded when it holds."""
+    at = 1_767_607_200_000
+    order = {"order_id": "o1", "revenue": 10, "currency": "GBP"}
+    event = {"type": "track", "messageId": "m", "userId": "u", "timestamp": rfc3339(at), "event": "Order Completed"}
+    records = [HistoryRecord("orders", b"u", at, orjson.dumps({**event, "properties": order}))]
+    for name, after, fields in changes:
+        value = {"product_id": name, "effective_at": rfc3339(at + after), **fields}
+        records.append(HistoryRecord("catalog", name.encode(), at + after, orjson.dumps(value)))
+    return at, records
+
+
+def test_a_replay_takes_the_catalogue_of_its_history_before_all_else():
+    at, records = history(("tea", 0, {"stock": 0}), ("tea", 5000, {"stock": 3}), ("jam", 0, {"prize": "1"}))
+    config = settings.load(currency="GBP", playbook=demo.PLAYBOOK, partitions=2)
+    seen = []
+    replay = Replay(config, lambda *_: seen.append(replay.products.counts["taken"]), progress=seen.append)
+    replay.run(by_topic(records))
+    assert seen[:3] == [1, 1, 1], "records of the catalogue, one by one"
+    assert replay.products.catalog.product("tea", at + 5000).back_in_stock_at == at + 5000
+    assert replay.customers._catalog is replay.products.catalog
+    assert replay.products.counts == {"taken": 2, "refused": 1, "late": 0, "forgotten": 0}
+
+
+def test_a_replay_that_is_taken_day_by_day_takes_what_comes_with_each_day():
+    at, records = history(("tea", 0, {"stock": 0}), ("tea", 86_400_000, {"stock": 3}))
+    replay = Replay(settings.load(currency="GBP", playbook=demo.PLAYBOOK, partitions=1), lambda *_: None)
+    replay.advance(at + 14 * 3_600_000, records[:2])
+    assert replay.products.counts["taken"] == 1
+    replay.advance(at + 38 * 3_600_000, records[2:])
+    replay.close()
+    assert replay.products.catalog.product("tea", at + 86_400_000).back_in_stock_at == at + 86_400_000
+
+
+def test_what_became_of_the_records_is_told_as_metrics():
+    products = Products(Currency.of("GBP"))
+    take(products, {"product_id": "tea", "effective_at": "2026-01-05T10:00:00Z", "stock": 1})
+    take(products, None)
+    told = {
+        (sample.name, sample.labels.get("outcome")): sample.value
+        for family in CatalogCollector(products).collect()
+        for sample in family.samples
+    }
+    assert told == {
+        ("recall_catalog_records_total", "taken"): 1,
+        ("recall_catalog_records_total", "refused"): 1,
+        ("recall_catalog_records_total", "late"): 0,
+        ("recall_catalog_records_total", "forgotten"): 0,
+        ("recall_catalog_products", None): 1,
+    }
+
+
+def test_a_worker_may_read_the_catalogue():
+    grants = {grant.name: grant.operations for grant in topics.grants(settings.load(app_id="recall"))}
+    assert grants["catalog"] == ("read",)

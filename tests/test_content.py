@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from worker.recall import rfm
 from worker.recall.playbook.model import Kind, Play
 from worker.recall.policy.catalog import Catalog, Change
-from worker.recall.policy.content import NAMES_MAX, POINTS_EXPIRE_DAYS, RECENT_DAYS, gift, say
+from worker.recall.policy.content import NAMES_MAX, POINTS_EXPIRE_DAYS, RECENT_DAYS, say
 from worker.recall.profile import Episode, Profile
 from worker.recall.shop import InForce
 from worker.recall.tiers import Tier
@@ -187,14 +187,6 @@ def test_a_comeback_tells_of_saved_products_that_became_cheaper_the_deepest_fall
     assert said("comeback", user(wishes=wishes), products, at=ms("2025-05-01")) == (
         "no product on the wish-list has become cheaper"
     )
-
-
-def test_points_go_with_the_coupon_and_not_with_what_is_said():
-    pack = {"incentive": {"form": "amount", "face_values": [10], "points": 50}}
-    assert gift(play("comeback", **pack)) == {"points_gift": 50}
-    assert gift(play("comeback")) == {}
-    cheaper = catalog(("pot", "2025-05-20", {"price_minor": 1500}))
-    assert set(said("comeback", user(wishes=[("pot", 2000)]), cheaper, **pack)) == {"products"}
 
 
 def test_a_habit_task_tells_its_step_and_what_is_done():

@@ -226,9 +226,7 @@ def test_what_is_foreseen_is_what_comes_if_nothing_else_happens(granted, share):
     if granted:
         fields = {"budget_id": "daily", "amount": "100", "currency": "EUR", "shadow_price": "0"}
         shop.steers("grant", effective_at=shop.clock, **fields)
-    foreseen = []
-    for _ in months(shop):
-        foreseen.append((len(shop.of("recall-decisions", "ann")), explained(shop, "ann")["next"]))
+    foreseen = [(len(shop.of("recall-decisions", "ann")), explained(shop, "ann")["next"]) for _ in months(shop)]
     recorded = shop.of("recall-decisions", "ann")
     commands = {command["command_id"]: command for command in shop.commands("ann")}
     names = ("at", "outcome", "reason", "play", "channel", "text")

@@ -118,10 +118,10 @@ def test_a_canary_shows_with_its_share():
 def test_costs_are_told_by_kind_and_play_in_the_shops_currency(shop):
     granted(shop)
     shop.partition.record.counts |= {"ledger.contact.letter": 30_000, "ledger.hidden.letter": 1_500_000}
-    shop.partition.record.counts |= {"held.quiet hours": 2, "ended.letter.won": 3, "proposed.letter": 4}
+    shop.partition.record.counts |= {"held.quiet hours": 2, "ended.treated.letter.won": 3, "proposed.letter": 4}
     of = told(shop)
     assert of["recall_cost_total", "contact", "letter"] == 0.03
     assert of["recall_cost_total", "hidden", "letter"] == 1.5
     assert of["recall_held_total", "quiet hours"] == 2
-    assert of["recall_outcomes_total", "letter", "won"] == 3
+    assert of["recall_outcomes_total", "treated", "letter", "won"] == 3
     assert of["recall_proposals_total", "letter"] == 4

@@ -7,9 +7,12 @@ from decimal import Decimal
 
 import pytest
 from customers import make_shop, playbook
+from hypothesis import given
+from hypothesis import strategies as st
 
 from worker.recall.money import Currency
 from worker.recall.playbook import PlaybookError, load, parse
+from worker.recall.playbook.lines import places
 from worker.recall.rfm import Scores
 from worker.recall.shop import CONTACT_AFTERMATH_DAYS, InForce
 from worker.recall.tiers import Tier
@@ -125,6 +128,49 @@ def test_a_mistake_is_named_by_line_field_value_and_what_is_allowed(tmp_path, ol
 def test_every_mistake_is_named_at_once(tmp_path):
     said = error_of(tmp_path, changed("hold_days = 7", "hold_days = -1").replace("share = 0.1", "share = -1"))
     assert [line.split(": ")[1].split(" = ")[0] for line in said.splitlines()] == ["tiers.hold_days", "holdout.share"]
+
+
+def test_every_unknown_name_is_told_at_once(tmp_path):
+    priors = "[choice.priors]\ncare-leter = { with = 0.1, without = 0.05 }\nfax = { with = 0.1, without = 0.05 }\n"
+    said = error_of(tmp_path, changed("[choice]\n", priors + "[choice]\n").replace('["drifting-away"]', '["a", "b"]'))
+    assert [line.partition(": ")[2].partition("; a")[0] for line in said.splitlines()] == [
+        "choice.priors.care-leter = 'care-leter': no such play; did you mean 'care-letter'?",
+        "choice.priors.fax = 'fax': no such play",
+        "plays[0] (care-letter): signals[0] = 'a': no such signal",
+        "plays[0] (care-letter): signals[1] = 'b': no such signal",
+    ]
+
+
+LEAVES = [place for place in places(DEFAULT) if place]
+VALUES = st.one_of(
+    st.none().map(lambda _: datetime(2026, 1, 1, tzinfo=UTC).date()),
+    st.booleans(),
+    st.integers(-1, 10**15),
+    st.floats(),
+    st.sampled_from(["", "email", "-1", "NaN", "x" * 200, "21:00"]),
+    st.lists(st.sampled_from([1, "email", "order", {}]), max_size=5),
+    st.dictionaries(st.sampled_from(["", "r", "email", "with"]), st.integers(), max_size=2),
+)
+
+
+def findings_of(raw):
+    try:
+        parse(raw, "p.toml", places(DEFAULT))
+    except PlaybookError as error:
+        return error.findings
+    return []
+
+
+@given(st.sampled_from(LEAVES), VALUES)
+def test_whatever_stands_anywhere_is_allowed_or_told_with_its_line(place, value):
+    raw = tomllib.loads(DEFAULT)
+    around = raw
+    for part in place[:-1]:
+        around = around[part]
+    around[place[-1]] = value
+    findings = findings_of(raw)
+    assert all(finding.line for finding in findings)
+    assert all(re.search("allowed|no such|missing|stands", finding.text) for finding in findings)
 
 
 def test_what_is_no_playbook_at_all(tmp_path):

@@ -17,10 +17,10 @@ RULES = {
     "orders_a_year": [2.0, 6.0],
     "high_value_margin": 0.45,
     "high_value_share": [0.2, 0.5],
-    "alive": [0.3, 0.6],
-    "gone_below": 0.1,
     "high": 1.5,
     "middle": 0.75,
+    "doubtful_below": 0.3,
+    "gone_below": 0.1,
 }
 SILENCE_DAYS = 60
 
@@ -67,10 +67,11 @@ def potential(shop, user="bob"):
 @pytest.mark.parametrize(
     ("every_days", "times", "revenue", "reason"),
     [
-        (50, 8, 84, "order value 84.00 (high), 8.3 orders a year (high)"),
-        (50, 8, 50, "order value 50.00 (middle), 8.3 orders a year (high)"),
-        (50, 8, 20, "order value 20.00 (low), 8.3 orders a year (high)"),
-        (40, 2, 84, "order value 84.00 (high), 4.0 orders a year (middle)"),
+        (50, 8, 84, "order value 84.00 (high), 7.3 orders a year (high)"),
+        (50, 8, 50, "order value 50.00 (middle), 7.3 orders a year (high)"),
+        (50, 8, 20, "order value 20.00 (low), 7.3 orders a year (high)"),
+        (40, 2, 84, "order value 84.00 (high), 2.0 orders a year (middle)"),
+        (1, 1, 84, "order value 84.00 (high), one order (low)"),
     ],
 )
 def test_value_and_frequency_of_orders_are_told_and_judged(every_days, times, revenue, reason):
@@ -87,8 +88,9 @@ def test_value_and_frequency_of_orders_are_told_and_judged(every_days, times, re
         (50, 8, 20, "middle"),  # 0 and 2
         (40, 2, 50, "middle"),  # 1 and 1
         (40, 2, 20, "low"),  # 0 and 1
-        (300, 2, 50, "middle"),  # 1 and 1
-        (340, 1, 50, "middle"),
+        (300, 2, 50, "low"),  # 1 and 0
+        (1, 1, 84, "middle"),  # 2 and 0: one order is no frequency
+        (1, 1, 50, "low"),
     ],
 )
 def test_the_mean_of_the_points_decides(every_days, times, revenue, level):
@@ -124,28 +126,33 @@ def test_categories_of_high_value_count_where_the_catalogue_knows_them():
     assert told(catalog(shoes=0.3, watches=0.5, toys=0.1)) == "20% of categories of high value (middle)"
 
 
-def test_who_is_probably_gone_for_good_is_low_whatever_he_was_worth():
+@pytest.mark.parametrize(
+    ("every_days", "told", "level"),
+    [(3, "probably gone for good", "low"), (8, "doubtful, a level lower", "middle"), (30, "", "high")],
+)
+def test_the_probability_to_have_left_for_good_lowers_what_he_was_worth(every_days, told, level):
+    """The more often somebody came, the more his absence says."""
     shop = a_shop(models={(30, 7): scorer()})
-    last = buys(shop, "bob", 1, 60, 200)
+    last = buys(shop, "bob", every_days, 10, 200)
     falls_silent(shop, last)
-    profile, model = shop.row("bob"), scorer().lifetime
-    began = later(last, days=SILENCE_DAYS)
-    alive = model.alive(rhythms(profile, shop.days.of(began), shop.days).active)
-    assert alive < 0.1
-    assert potential(shop).level == "low"
-    assert potential(shop).reason == (
-        "order value 200.00 (high), 120.3 orders a year (high), margins of his categories not known, "
-        f"alive {alive:.2f} (low) -> low: probably gone for good"
-    )
+    began = shop.days.of(later(last, days=SILENCE_DAYS))
+    alive = scorer().lifetime.purchases.alive(rhythms(shop.row("bob"), began, shop.days).orders)
+    assert {"probably gone for good": alive < 0.1, "": alive >= 0.3}.get(told, 0.1 <= alive < 0.3)
+    assert potential(shop).level == level
+    told = f": {told}" if told else ""
+    assert potential(shop).reason.endswith(f"of his categories not known, alive {alive:.2f} by orders{told} -> {level}")
 
 
-def test_the_probability_to_be_alive_counts_as_a_criterion_of_its_own():
+def test_who_looked_around_daily_is_not_gone_for_good_because_he_stopped():
+    """By all that he did he would be, and so would everybody who is silent."""
     shop = a_shop(models={(30, 7): scorer()})
-    falls_silent(shop, buys(shop, "bob", 60, 6, 84))
-    reason = potential(shop).reason
-    alive = float(reason.split("alive ")[1].split()[0])
-    told = "high" if alive >= 0.6 else "middle" if alive >= 0.3 else "low"
-    assert f"alive {alive:.2f} ({told})" in reason
+    last = buys(shop, "bob", 30, 8, 84)
+    shop.lives_on("bob", last + 1, later(last, days=30), every_days=1)
+    last = later(last, days=29) + 1
+    falls_silent(shop, last)
+    known = rhythms(shop.row("bob"), shop.days.of(later(last, days=SILENCE_DAYS)), shop.days)
+    assert scorer().lifetime.alive(known.active) < 0.1
+    assert potential(shop).level == "high"
 
 
 def test_without_leave_to_profile_the_probability_is_left_out():

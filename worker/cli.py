@@ -104,8 +104,8 @@ def plainly() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, RefusedError, UnavailableError) as error:
-        lines = [line if len(line) <= LINE_MAX else f"{line[:LINE_MAX]}..." for line in str(error).splitlines()]
-        make_console(stderr=True).print("recall: " + "\n".join(lines), soft_wrap=True)
+        told = "\n".join(map(_shortened, str(error).splitlines()))
+        make_console(stderr=True).print(f"recall: {told}", soft_wrap=True)
         codes: dict[type, int] = {RefusedError: EXIT_REFUSED, UnavailableError: EXIT_UNAVAILABLE}
         raise typer.Exit(codes.get(type(error), WRONG)) from error
 
@@ -215,24 +215,61 @@ def import_tmall(
 
 @app.command()
 def simulate(
-    out: OutputFile,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="History to write: .jsonl, .jsonl.gz or .parquet; with --policy, a folder for all topics."),
+    ] = None,
     users: Annotated[int, typer.Option(help="How many customers.")] = 500,
     days: Annotated[int, typer.Option(help="How many days.")] = 240,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 1,
+    family: Annotated[str, typer.Option(help="Whose effects of touches hold; see docs/simulator.md.")] = "central",
+    truth: Annotated[Path | None, typer.Option(help="File for what each customer is, and what came: .jsonl.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Let this playbook touch the customers.")
+    ] = None,
+    live_from: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"], help="With --policy; else after a third of the days."
+        ),
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Show the shop beside the data sets of this folder, no more."),
+    ] = None,
+    *,
+    judging: Annotated[bool, typer.Option("--judging", help="Allow the families that are kept for judging.")] = False,
 ) -> None:
-    """Write the history of a simulated shop: five kinds of customers, and the oddities of real streams."""
-    from dataclasses import asdict
+    """Run a simulated shop whose customers' reasons are known.
 
-    from worker import simulate as simulator
-    from worker.sources import history
+    Without --policy its history is written, the oddities of real streams included; with it, the rules and the customers
+    answer each other day by day, and what the touches truly brought is shown.
+    """
+    from worker import settings
+    from worker.simulate import START, command
+    from worker.simulate.shop import CURRENCY, DAYS, TIMEZONE, Shop
 
-    oddities = simulator.Oddities()
-    with plainly():
-        records = simulator.simulate(users=users, days=days, seed=seed, oddities=oddities)
-        history.write(out, records)
-    rows = [(name, f"{count:,}") for name, count in asdict(oddities).items()]
-    make_console().print(facts([*rows, ("written", str(out))]))
-    typer.echo(f"\nNext: recall replay {out} --currency {simulator.CURRENCY} --timezone {simulator.TIMEZONE}")
+    console = make_console()
+
+    def shop() -> Shop:
+        return Shop(users=users, days=days, seed=seed, family=family, judging=judging)
+
+    with plainly(), _file_errors():
+        if compare is not None:
+            command.compare(compare, family, console)
+        elif policy is not None:
+            from worker.stream.process import calm_gc
+
+            calm_gc()
+            third = datetime.fromtimestamp(DAYS.start(DAYS.number(START) + days // 3) / 1000, UTC)
+            since = third if live_from is None else live_from.replace(tzinfo=live_from.tzinfo or UTC)
+            config = settings.load(currency=CURRENCY, timezone=TIMEZONE, playbook=policy, live_from=since)
+            command.closed_loop(shop(), shop(), config, out, truth, console)
+        elif out is None:
+            raise ValueError("allowed is --out FILE, --policy PLAYBOOK or --compare FOLDER")
+        else:
+            command.open_loop(shop(), out, truth, console)
+            typer.echo(f"\nNext: {command.next_step(out)}")
 
 
 @app.command()
@@ -328,7 +365,7 @@ def check_playbook(
         except read.PlaybookError as error:
             findings = list(error.findings)
     for finding in findings:
-        typer.echo(f"{finding.level}: {read.told(str(file), finding)}")
+        typer.echo(_shortened(f"{finding.level}: {read.told(str(file), finding)}"))
     errors = sum(finding.level == "error" for finding in findings)
     typer.echo(f"{file}: {_some(errors, 'error')}, {_some(len(findings) - errors, 'warning')}")
     if errors:
@@ -699,6 +736,10 @@ def _data_set(files: list[Path]) -> Source | None:
         told = ", ".join(f"{path.name} ({form})" for path, form in forms.items())
         raise ValueError(f"files: {told}: allowed are histories, or one data set")
     return open_source(files[0])
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= LINE_MAX else f"{line[:LINE_MAX]}..."
 
 
 def _some(n: int, what: str) -> str:

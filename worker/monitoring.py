@@ -146,7 +146,7 @@ class PolicyCollector:
         counts = {number: partition.record.counts for number, partition in partitions.items()}
         yield _ledger(counts)
         yield counted("recall_held", "Decisions put off.", counts, "held.", "reason")
-        yield _by_two("recall_outcomes", "Episodes with a play that ended.", counts, "ended.", ("play", "reason"))
+        yield _split("recall_outcomes", "Episodes with a play that ended.", counts, "ended.", ("arm", "play", "reason"))
         yield counted("recall_proposals", "Touches that waited for an approval.", counts, "proposed.", "play")
         gauges = _PolicyGauges()
         for number, partition in partitions.items():
@@ -216,23 +216,23 @@ class _PolicyGauges:
 def _ledger(counts: Mapping[int, Mapping[str, int]]) -> CounterMetricFamily:
     """Return what touches have cost, in the shop's currency: as expected when they were sent, and as told since."""
     told = "What touches cost, in the shop's currency."
-    return _by_two("recall_cost", told, counts, "ledger.", ("kind", "play"), unit=MICROS)
+    return _split("recall_cost", told, counts, "ledger.", ("kind", "play"), unit=MICROS)
 
 
-def _by_two(
+def _split(
     name: str,
     about: str,
     counts: Mapping[int, Mapping[str, int]],
     prefix: str,
-    labels: tuple[str, str],
+    labels: tuple[str, ...],
     unit: int = 1,
 ) -> CounterMetricFamily:
-    """Return a counter with two labels, which follow the prefix, a dot between them."""
+    """Return a counter with several labels, which follow the prefix with dots between them."""
     family = CounterMetricFamily(name, about, labels=["partition", *labels])
     for number, of_one in counts.items():
         for key, n in of_one.items():
             if key.startswith(prefix):
-                family.add_metric([str(number), *key.removeprefix(prefix).split(".", 1)], n / unit)
+                family.add_metric([str(number), *key.removeprefix(prefix).split(".", len(labels) - 1)], n / unit)
     return family
 
 

@@ -70,4 +70,4 @@ def _rows(what: str, counts: Mapping[str, int]) -> Iterable[str]:
 
 
 def _money(amount: int) -> str:
-    return micros_text(round(amount, -4))
+    return micros_text(round(amount, -3))

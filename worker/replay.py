@@ -139,7 +139,7 @@ class Replay:
         self.close()
 
     def advance(self, midnight: int, records: Iterable[HistoryRecord]) -> None:
-        """Take what is recorded up to a midnight of the shop, and go there: for a history that answers to what comes out.
+        """Take what is recorded up to a midnight of the shop, and go there: so a history can answer to what comes out.
 
         Midnights come one after the other, each with the records since the one before; `close` ends the history.
         """

@@ -3,7 +3,7 @@
 Each run is a process of its own; figures are CPU microseconds for each event on one core: median, minimum, maximum.
 
 The mix is about 16 events a user and weekly visit, and about 3 events a row and unit of work, timers included; what
-they really were is part of the output. The simulated shop is calmer than that: three of its customers are two users
+they really were is part of the output. The simulated shop is calmer than that: five of its customers are three users
 here. A model is in force, so that visits score. `whole` is measured without timers in it; `rules` and its stages are,
 less what the timers cost, and `stream` is the rest: `whole` less `rules`.
 """
@@ -34,7 +34,7 @@ from worker.stream.partition import Partition
 from worker.stream.process import calm_gc
 from worker.stream.processor import Attach
 
-EVENTS_A_CUSTOMER_AND_DAY = 1.44
+EVENTS_A_CUSTOMER_AND_DAY = 1.27
 DAYS = 182
 LIVE_FROM = "2025-04-20T00:00:00Z"
 AIM_US = {"parse": 1, "row": 1.5, "step": 2.5, "weekly": 3.5, "deciding": 1}
@@ -99,11 +99,11 @@ def config():
 
 
 def shop(customers):
-    """Yield the records of a simulated shop in which three customers are two users."""
+    """Yield the records of a simulated shop in which five customers are three users."""
     for record in simulate(users=customers, days=DAYS, seed=1):
         name, _, number = record.key.partition(b"-")
         if name == b"user":
-            user = b"user-%d" % (int(number) * 2 // 3)
+            user = b"user-%d" % (int(number) * 3 // 5)
             value = record.value.replace(b'"userId":"%b"' % record.key, b'"userId":"%b"' % user)
             yield record._replace(key=user, value=value)
         else:

@@ -195,7 +195,7 @@ def _episode(episode: Episode) -> dict[str, Any]:
         "rung": episode.rung if episode.rung >= 0 else None,
         "potential": episode.potential or None,
         "decided": episode.decided,
-        "next_at": rfc3339(episode.due),
+        "next_at": _at(episode.due),
         "ends_at": _at(episode.ends_at),
         "ordered_at": _at(episode.ordered_at),
         "progress": list(episode.progress),

@@ -154,7 +154,7 @@ class Customers:
             return (Count(counted),) if counted else self._evaluated(state, shared, "refund", context)
         if type(body) is Cancel:
             counted = intake.cancel(state, body, days)
-            return (Count(counted),) if counted else self._cancelled(state, shared, context)
+            return (Count(counted),) if counted else self._cancelled(state, shared, body, context)
         if type(body) is Feedback:
             return self._heard(state, shared, at, body, context)
         if type(body) is ProfileUpdate:
@@ -187,8 +187,10 @@ class Customers:
         episode = state.episode
         if episode is not None:
             due = episode.due
-            effects += episodes.acted(state, channel, at, self._desk(state, shared, context))
-            if state.episode is None or due != episode.due:
+            won = episodes.acted(episode, channel, at, context.clock, self._in_force(shared, state.key))
+            if won:
+                effects += episodes.end(state, "won", self._desk(state, shared, context))
+            if won or due != episode.due:
                 self._schedule(state, shared, context.clock)
         return effects
 
@@ -227,11 +229,16 @@ class Customers:
             self._schedule(state, shared, context.clock)
         return effects
 
-    def _cancelled(self, state: Profile, shared: Shared, context: Context) -> Sequence[Effect]:
+    def _cancelled(self, state: Profile, shared: Shared, body: Cancel, context: Context) -> Sequence[Effect]:
         """Value the user without the order; without any he is nobody to be called back."""
         effects: list[Effect] = []
-        if state.episode is not None and not state.orders:
+        episode = state.episode
+        if episode is not None and not state.orders:
             effects += episodes.end(state, "void", self._desk(state, shared, context))
+        elif episode is not None:
+            order = state.account.find_order(intake.short_id(body.order_id))
+            assert order is not None  # it has just been cancelled
+            episodes.order_cancelled(episode, order.at, self._in_force(shared, state.key))
         return [*effects, *self._evaluated(state, shared, "refund", context)]
 
     def _updated(
@@ -305,9 +312,10 @@ class Customers:
         account.moves = [*account.moves, moved][-MOVES_KEPT:]
         scored = self._scored(state, shared, context.clock)
         if transition.target is Tier.SILENT:
-            account.potential = potential.judge(
-                state, book, self._catalog, self._lifetime(shared), transition.at, self._days
-            )
+            if not account.profiling_opted_out:
+                account.potential = potential.judge(
+                    state, book, self._catalog, self._lifetime(shared), transition.at, self._days
+                )
             account.rhythm_order_at = max(account.rhythm_order_at, state.last_order_at)  # the silence says more
         else:
             account.potential = None

@@ -6,9 +6,7 @@ What the customers are is hidden from the stream: `life_of` and `kind_of` tell i
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -19,7 +17,25 @@ from worker.simulate.records import Oddities, Recorder
 from worker.simulate.shop import CURRENCY, START, TIMEZONE, Shop, Touch
 from worker.sources.history import HistoryRecord
 
-__all__ = ["CURRENCY", "FAMILIES", "START", "TIMEZONE", "TYPES", "Life", "Oddities", "Recorder", "Shop", "Touch", "kind_of", "life_of", "simulate"]
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Iterator
+
+__all__ = [
+    "CURRENCY",
+    "FAMILIES",
+    "START",
+    "TIMEZONE",
+    "TYPES",
+    "Life",
+    "Oddities",
+    "Recorder",
+    "Shop",
+    "Touch",
+    "kind_of",
+    "life_of",
+    "simulate",
+]
 
 FAMILIES: Final = GIVEN.families
 
@@ -58,13 +74,14 @@ def simulate(
     start: dt.date = START,
     oddities: Oddities | None = None,
     family: str = CENTRAL,
+    catalog: bool = False,
 ) -> Iterator[HistoryRecord]:
-    """Yield the records of all topics in the order in which they were recorded, a day in memory at a time.
+    """Yield the records of the source topics in the order in which they were recorded, a day in memory at a time.
 
     Users are `user-1` to `user-<users>`; each one's first record is its profile. `oddities` is counted up as
-    the records come.
+    the records come. With `catalog`, what every worker reads whole is among them.
     """
     shop = Shop(users=users, days=days, seed=seed, family=family, start=start)
-    recorder = Recorder(shop, oddities if oddities is not None else Oddities())
+    recorder = Recorder(shop, oddities if oddities is not None else Oddities(), catalog=catalog)
     for _ in range(days):
         yield from recorder.of(shop.live())

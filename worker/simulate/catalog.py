@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from worker.simulate.draws import FOR_LIFE, bases, key_of, uniforms
 from worker.simulate.parameters import GIVEN, cents
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CATEGORIES: Final = tuple(GIVEN.catalog.categories)
 PER_CATEGORY: Final = GIVEN.catalog.products

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -15,8 +14,12 @@ from worker.simulate.shop import Shop
 from worker.sources import cdnow, online_retail
 from worker.sources.source import Source
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 WEEKS: Final = (4, 8, 13, 26, 39, 52)
 QUANTILES: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
+CUSTOMERS_LEAST: Final = 100
 USERS, DAYS = 10_000, 540
 _WEEK: Final = 7
 
@@ -103,7 +106,7 @@ def _shape(name: str, purchases: Purchases, known_from: int) -> Shape:
         seen = end - first >= weeks * _WEEK
         seen &= first >= known_from
         again = seen[number] & (since > 0) & (since <= weeks * _WEEK)
-        repeats.append(float(again.sum() / seen.sum()) if seen.sum() >= 100 else None)
+        repeats.append(float(again.sum() / seen.sum()) if seen.sum() >= CUSTOMERS_LEAST else None)
     orders = np.bincount(number)[first >= known_from]
     gaps = np.diff(day)[(np.diff(number) == 0) & kept[1:]]
     values = amount[kept]

@@ -1,8 +1,8 @@
 """Random numbers that are a function of what they are for, and of nothing else.
 
-A number is drawn for (shop, customer, day, slot). It does not depend on what was drawn before, so what one customer does
-moves no number of another's, and the same shop with and without touches has the same numbers. SplitMix64's mixing
-(Steele, Lea and Flood, 2014) makes them of a counter.
+A number is drawn for (shop, customer, day, slot). It does not depend on what was drawn before, so what one customer
+does moves no number of another's, and the same shop with and without touches has the same numbers. They are made of a
+counter by the mixing of SplitMix64 (Steele, Lea and Flood, 2014).
 """
 
 from __future__ import annotations
@@ -59,14 +59,13 @@ def uniforms(base: Words, day: int, slot: int | Words) -> Floats:
     >>> bool(uniforms(bases(1, np.arange(3, dtype=np.uint64)), 5, 0).max() < 1)
     True
     """
-    drawn: Floats = (words(base, day, slot) >> _11) * _UNIT + _UNIT / 2
-    return drawn
+    return (words(base, day, slot) >> _11).astype(np.float64) * _UNIT + _UNIT / 2
 
 
 def pairs(base: Words, day: int, slot: int | Words) -> tuple[Floats, Floats]:
     """Return two numbers within [0, 1), of 32 bits each."""
     drawn = words(base, day, slot)
-    return (drawn >> _32) * _HALF, (drawn & _LOW) * _HALF
+    return (drawn >> _32).astype(np.float64) * _HALF, (drawn & _LOW).astype(np.float64) * _HALF
 
 
 def _mix(word: Words) -> Words:

@@ -6,7 +6,6 @@ the next. The same shop without any touch lives beside it: the difference is the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +19,8 @@ from worker.simulate.shop import Shop, Touch
 from worker.simulate.truth import Effect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from worker.settings import Settings
     from worker.sources.history import HistoryRecord
     from worker.stream.processor import Output

@@ -6,14 +6,16 @@ import math
 import tomllib
 from functools import cache
 from importlib.resources import files
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from worker.simulate.draws import key_of, uniforms
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CENTRAL: Final = "central"
 """The family that takes every mean as it is."""
@@ -105,6 +107,18 @@ class Habits(_Given, frozen=True):
     cart: float
 
 
+class FadingGiven(_Given, frozen=True):
+    sign_in_falls: float
+    cart: float
+    order: float
+    orders_days: int
+    days: int
+    check_in: tuple[float, float]
+    """While orders come, and then."""
+    shop: tuple[float, float]
+    after: Habits
+
+
 class HabitsGiven(_Given, frozen=True):
     engagement_shape: float
     active: Habits
@@ -112,19 +126,42 @@ class HabitsGiven(_Given, frozen=True):
     sale: Habits
     sale_every_days: int
     sale_days: int
+    fading: FadingGiven
+    between_sales_order: float
     coupon_in_sale: float
     coupon_else: float
     cancelled: float
     refunded: float
 
 
+class BrowsingGiven(_Given, frozen=True):
+    looks: float
+    looks_most: int
+    seconds: tuple[int, int]
+    at_home: float
+    search: float
+    wish: float
+    new_list: float
+    taste: float
+    removed: float
+    hours: tuple[int, int]
+
+
 class OrdersGiven(_Given, frozen=True):
     shape: float
+    there: float
+    there_shape: float
     dip: float
     dip_days: float
     pieces: float
     pieces_shape: float
     cart_kept: float
+    pieces_most: int
+    cancelled_minutes: tuple[int, int]
+    refunded_days: tuple[int, int]
+    shipping: str
+    free_from: str
+    coupon_percent: int
 
 
 class SeasonGiven(_Given, frozen=True):
@@ -182,6 +219,7 @@ class Parameters(_Given, frozen=True):
     types: dict[str, TypeGiven]
     life: LifeGiven
     habits: HabitsGiven
+    browsing: BrowsingGiven
     orders: OrdersGiven
     season: SeasonGiven
     profiles: ProfilesGiven
@@ -249,7 +287,9 @@ def effects(family: str, *, judging: bool = False) -> Effects:
     check(family, judging=judging)
     normals = _Normals(family)
     spread, given = GIVEN.spread, list(GIVEN.types.values())
-    visit, order, leave = (normals.within(which) for which in (GIVEN.effect.visit, GIVEN.effect.order, GIVEN.effect.leave))
+    visit, order, leave = (
+        normals.within(which) for which in (GIVEN.effect.visit, GIVEN.effect.order, GIVEN.effect.leave)
+    )
     type_visit = np.array([one.visit for one in given]) * normals.factors(spread.type, len(given))
     type_order = np.array([one.order for one in given]) * normals.factors(spread.type, len(given))
     restore = np.array([one.restore for one in given]) * normals.factors(spread.restore, len(given))

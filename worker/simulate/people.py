@@ -31,10 +31,6 @@ Bools = NDArray[np.bool_]
 FOREVER: Final = 1 << 30
 NEVER: Final = -FOREVER
 CART_MAX: Final = 8
-FADED_AFTER: Final = 56
-"""Days from the turn on after which next to nothing is left of the fading."""
-BETWEEN_SALES_ORDER: Final = 0.2
-"""How much less likely a visit between sales ends in a bargain hunter's order."""
 _TURNING: Final = (DRIFTING, FADING, GONE, RECOVERABLE, RETURNING)
 
 
@@ -128,12 +124,13 @@ def born(key: int, numbers: Ints, days: int) -> People:
     back = np.where(kind == RETURNING, turn + absence, np.where(kind == RECOVERABLE, by_itself, FOREVER))
     app = u(7) < GIVEN.profiles.app
     removes = u(8) < GIVEN.response.uninstall
-    gone = np.where(kind == GONE, turn, np.where(kind == FADING, turn + FADED_AFTER, FOREVER))
-    removes_app = np.where(removes & (gone < FOREVER), gone + (7 * u(9)).astype(np.int64), FOREVER)
     habits, orders = GIVEN.habits, GIVEN.orders
+    gone = np.where(kind == GONE, turn, np.where(kind == FADING, turn + habits.fading.days, FOREVER))
+    removes_app = np.where(removes & (gone < FOREVER), gone + (7 * u(9)).astype(np.int64), FOREVER)
     engagement = np.clip(gamma(u(10), habits.engagement_shape), 0.15, 2.0)
     browse = np.array([one.browse for one in given])[kind] * engagement
-    rate = np.array([one.orders for one in given])[kind] / 365 * gamma(u(11), orders.shape)
+    own = np.where(joined == 0, orders.there * gamma(u(11), orders.there_shape), gamma(u(11), orders.shape))
+    rate = np.array([one.orders for one in given])[kind] / 365 * own
     visits = np.where(kind == HUNTER, _hunts(browse), habits.active.shop * browse)
     conversion = np.minimum(rate / visits, 0.9)
     none = np.full(n, -1, np.int64)
@@ -197,10 +194,11 @@ def turned(people: People, day: int) -> Bools:
 
 
 def _hunts(browse: Floats) -> Floats:
-    """Return a bargain hunter's shopping visits of a day, on average over sales and between, weighted by what orders."""
+    """Return a bargain hunter's visits of a day, over sales and between, each by how likely it ends in an order."""
     habits = GIVEN.habits
     share = habits.sale_days / habits.sale_every_days
-    visits: Floats = browse * (habits.sale.shop * share + BETWEEN_SALES_ORDER * habits.between_sales.shop * (1 - share))
+    between = habits.between_sales_order * habits.between_sales.shop
+    visits: Floats = browse * (habits.sale.shop * share + between * (1 - share))
     return visits
 
 
@@ -220,4 +218,3 @@ def profile(people: People, i: int) -> dict[str, Any]:
         for slot, (name, share) in enumerate(zip(others, shares, strict=True))
     }
     return {"timezone": given.timezones[people.timezone[i]], "consent": consent, **chosen, "points": 0}
-

@@ -5,25 +5,27 @@ What is put beside an event is drawn for the event, so it is the same whatever o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import orjson
 
 from schemas.values import rfc3339
-from worker.recall.days import DAY_MS, HOUR_MS, MINUTE_MS
+from worker.recall.days import HOUR_MS, MINUTE_MS
 from worker.simulate import behaviour as act
-from worker.simulate.behaviour import CART_FROM, ORDERS_FROM, SHOP_COUPON_PERCENT, Orders, Rows
+from worker.simulate.behaviour import CART_FROM, ORDERS_FROM, Orders
 from worker.simulate.catalog import CATEGORIES, PER_CATEGORY, PRODUCTS, STOCK, Week
 from worker.simulate.draws import pairs
 from worker.simulate.parameters import CHANNELS, GIVEN
-from worker.simulate.people import Ints, profile
+from worker.simulate.people import profile
 from worker.simulate.responses import actual_cost
 from worker.simulate.shop import CURRENCY, DAYS, Answer, Day, Shop
 from worker.sources.history import HistoryRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 _CLICKSTREAM, _CART, _ORDERS = "clickstream", "cart", "orders"
 _ODDITY_SLOTS: Final = 1 << 24
@@ -78,8 +80,9 @@ _BOUNDS: Final = np.cumsum([getattr(GIVEN.oddities, name) for name in _NAMES])
 class Recorder:
     """Makes records of the days of a shop, one after the other."""
 
-    def __init__(self, shop: Shop, oddities: Oddities) -> None:
+    def __init__(self, shop: Shop, oddities: Oddities, *, catalog: bool = True) -> None:
         self._shop = shop
+        self._tells_catalog = catalog
         self._oddities = oddities
         people = shop.people
         names = [f"user-{number}" for number in people.number.tolist()]
@@ -99,7 +102,7 @@ class Recorder:
         """Return a day's records in the order of time."""
         if day.number // _WEEK != self._week:
             self._turn_week(day.number // _WEEK)
-        out = self._catalog(day) if day.number % _WEEK == 0 else []
+        out = self._catalog(day) if self._tells_catalog and day.number % _WEEK == 0 else []
         out += self._profiles(day)
         events = self._track(day)
         out += events
@@ -180,7 +183,7 @@ class Recorder:
         """Return a coupon's id: the command that gave it, or the percent that the shop itself gives."""
         if touch >= 0:
             return self._shop.touches[touch].command_id
-        return str(SHOP_COUPON_PERCENT) if percent else ""
+        return str(percent) if percent else ""
 
     # -- beside events -------------------------------------------------------------------------------------------------
 
@@ -189,13 +192,17 @@ class Recorder:
         base = self._shop.people.base[rows.user]
         chosen, more = pairs(base, day.number, (_ODDITY_SLOTS + rows.seq).astype(np.uint64))
         begin = len(out) - len(events)
+        # Who comes late follows something of the customer's that did not: so records do not change places with the
+        # midnight before them, and a history merges whole as it did day by day.
+        clicks = np.flatnonzero(rows.kind < CART_FROM)
+        punctual = set(clicks[np.unique(rows.user[clicks], return_index=True)[1]].tolist())
         for i in np.flatnonzero(chosen < _BOUNDS[-1]).tolist():
             event, name = events[i], _NAMES[int(np.searchsorted(_BOUNDS, chosen[i], side="right"))]
             at, place = event.recorded_at, int(rows.user[i])
             where = f"{self._shop.seed}-{self._shop.people.number[place]}-{day.number}-{rows.seq[i]}-{name}"
             match name:
                 case "late":
-                    if event.topic != _CLICKSTREAM:
+                    if event.topic != _CLICKSTREAM or i in punctual:
                         continue
                     earlier = at - int(MINUTE_MS + (_LATE_MS - MINUTE_MS) * more[i])
                     told, meant = rfc3339(at).encode(), rfc3339(earlier).encode()
@@ -213,8 +220,8 @@ class Recorder:
                     out.append(_beside(where, user, at, {"type": "page", "userId": user, "name": "Home"}))
                 case _:
                     user = self._names[place]
-                    hovered = {"type": "track", "userId": user, "event": "Banner Hovered"}
-                    out.append(_beside(where, user, at, hovered))
+                    hovered = {"event": "Banner Hovered"}
+                    out.append(_beside(where, user, at, {"type": "track", "userId": user, **hovered}))
             setattr(counts, name, getattr(counts, name) + 1)
 
     def _answer(self, day: Day, answer: Answer) -> HistoryRecord:
@@ -287,7 +294,7 @@ class Recorder:
         return HistoryRecord("catalog", value["product_id"].encode(), day.midnight, orjson.dumps(value))
 
 
-def _beside(message_id: str, key: str, at: int, call: dict[str, object]) -> HistoryRecord:
+def _beside(message_id: str, key: str, at: int, call: Mapping[str, object]) -> HistoryRecord:
     value = orjson.dumps({"messageId": message_id, "timestamp": rfc3339(at), **call})
     return HistoryRecord(_CLICKSTREAM, key.encode(), at, value)
 

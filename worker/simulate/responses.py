@@ -69,7 +69,9 @@ class Carried(NamedTuple):
     left: Bools
 
 
-def touch(people: People, day: int, touches: Touches, effects: Effects, *, ordinal: int, seen_at: Ints | None = None) -> Carried:
+def touch(
+    people: People, day: int, touches: Touches, effects: Effects, *, ordinal: int, seen_at: Ints | None = None
+) -> Carried:
     """Carry touches out, the `ordinal`th of that day for these customers; `people` are changed by it.
 
     In the morning, or, for what is seen in the app alone, at `seen_at`: then it brings a visit on a later day.
@@ -77,7 +79,7 @@ def touch(people: People, day: int, touches: Touches, effects: Effects, *, ordin
     who, channel, kind = touches.user, touches.channel, touches.kind
     base, slot = people.base[who], _SLOTS + _A_TOUCH * ordinal
     u_reached, u_bounced = pairs(base, day, slot)
-    delivered = (u_reached < _REACHED[channel]) & ((channel != PUSH) | people.app[who])
+    delivered = (u_reached < _REACHED[channel]) & ((channel != PUSH) | people.app[who]) & (people.joined[who] <= day)
     bounced = ~delivered & (u_bounced < _BOUNCED[channel])
     fatigue = people.fatigue[who] * np.exp((people.fatigue_at[who] - day) / _RESPONSE.fatigue_days)
     own = people.type[who]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import numpy as np
 
@@ -17,6 +16,9 @@ from worker.simulate.parameters import CENTRAL, CHANNELS, GIVEN, IN_APP, KINDS, 
 from worker.simulate.people import Ints, born
 from worker.simulate.responses import Carried, Touches, touch
 from worker.simulate.truth import Effect, Ledger, Sums, by_type
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 CURRENCY: Final = "EUR"
 TIMEZONE: Final = "Europe/Berlin"
@@ -127,8 +129,8 @@ class Shop:
         self._in_app = [n for n in self._in_app if self.touches[n].command_id not in dropped]
         self._in_app += (n for n in new if self.touches[n].channel == CHANNELS[IN_APP])
         others = [n for n in new if self.touches[n].channel != CHANNELS[IN_APP]]
-        self._carry_out(day, midnight, others, None, answers, complaints)
-        happened = live(self.people, day, self._today(day), self.catalog, self.effects)
+        self._carry_out(day, others, None, answers, complaints)
+        happened = live(self.people, self._today(day), self.effects)
         self._show(day, midnight, happened, answers, complaints)
         self._count(day, happened)
         self._attribute(day, happened, answers)
@@ -144,8 +146,8 @@ class Shop:
         other.touched, other.cost_micros = (np.zeros(len(numbers), np.int64) for _ in range(2))
         other.driven_away = np.zeros(len(numbers), np.bool_)
         other.touches = list(self.touches)
-        other._place = {number: place for place, number in enumerate(numbers)}
-        other._in_app = [n for n in self._in_app if self.touches[n].user in other._place]
+        places_of = other._place = {number: place for place, number in enumerate(numbers)}  # noqa: SLF001 - a copy
+        other._in_app = [n for n in self._in_app if self.touches[n].user in places_of]  # noqa: SLF001 - a copy
         return other
 
     def outcomes(self, choices: Mapping[str, Sequence[Touch]], numbers: Sequence[int], days: int) -> dict[str, Sums]:
@@ -179,12 +181,12 @@ class Shop:
         date = self.date(day)
         given = GIVEN.habits
         season = GIVEN.season.week[date.weekday()] * GIVEN.season.year[date.month - 1]
-        return Today(season, day % given.sale_every_days < given.sale_days)
+        sale = day % given.sale_every_days < given.sale_days
+        return Today(day, season, sale, self.catalog.week(day // _WEEK), self.catalog)
 
     def _carry_out(
         self,
         day: int,
-        midnight: int,
         numbers: list[int],
         seen_at: Ints | None,
         answers: list[Answer],
@@ -205,9 +207,14 @@ class Shop:
             # What is seen in the app has slots of its own: it may come on top of the morning's touches.
             at = None if seen_at is None else seen_at[batch.user]
             carried = touch(
-                self.people, day, batch, self.effects, ordinal=ordinal + (_IN_APP_FROM if at is not None else 0), seen_at=at
+                self.people,
+                day,
+                batch,
+                self.effects,
+                ordinal=ordinal + (_IN_APP_FROM if at is not None else 0),
+                seen_at=at,
             )
-            self._tell(midnight, batch, carried, answers, complaints)
+            self._tell(batch, carried, answers, complaints)
             numbers, ordinal = later, ordinal + 1
 
     def _arrays(self, touches: Mapping[int, int]) -> Touches:
@@ -224,7 +231,6 @@ class Shop:
 
     def _tell(
         self,
-        midnight: int,
         batch: Touches,
         carried: Carried,
         answers: list[Answer],
@@ -257,7 +263,7 @@ class Shop:
             waiting = [n for n in self._in_app if self.touches[n].not_after >= midnight]
             came = [n for n in waiting if happened.seen[self._place[self.touches[n].user]]]
             self._in_app = sorted(set(waiting) - set(came))
-            self._carry_out(day, midnight, came, happened.start, answers, complaints)
+            self._carry_out(day, came, happened.start, answers, complaints)
         people = self.people
         for place in happened.answered.tolist():
             number = int(people.answered[place])
@@ -276,7 +282,9 @@ class Shop:
     def _attribute(self, day: int, happened: Happened, answers: list[Answer]) -> None:
         """Tell of orders with a touch's coupon, or within two weeks of a click, as systems of that kind do."""
         orders, people = happened.orders, self.people
-        recent = (people.answered[orders.user] >= 0) & (people.answered_on[orders.user] > day - GIVEN.response.window_days)
+        recent = (people.answered[orders.user] >= 0) & (
+            people.answered_on[orders.user] > day - GIVEN.response.window_days
+        )
         for i in np.flatnonzero(recent | (orders.touch >= 0)).tolist():
             place, with_coupon = int(orders.user[i]), int(orders.touch[i])
             number = with_coupon if with_coupon >= 0 else int(people.answered[place])

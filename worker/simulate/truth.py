@@ -1,14 +1,16 @@
-"""What happened in money, by customer: the same in two worlds, one with touches and one without, is their true effect."""
+"""What happened in money, by customer: in two worlds, one with touches and one without, it tells their true effect."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worker.simulate.parameters import TYPES
 from worker.simulate.people import Bools, Ints
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MICROS_PER_CENT: Final = 10_000
 
@@ -20,7 +22,7 @@ class Sums(NamedTuple):
     revenue: Ints
     margin: Ints
 
-    def __sub__(self, other: Sums) -> Sums:  # type: ignore[override]
+    def __sub__(self, other: Sums) -> Sums:
         return Sums(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
 
 

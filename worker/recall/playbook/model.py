@@ -22,6 +22,8 @@ from worker.recall.tiers import Tier, TierRule, TierRules
 from worker.recall.windows import CHANNELS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from worker.recall.money import Currency
 
 Trigger = Literal["tier_drop", "silence", "risk", "signal", "rhythm", "tier_reached", "near_tier"]
@@ -91,7 +93,7 @@ def _shown(value: object) -> dict[str, object]:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LeastScores(_Section):
@@ -229,28 +231,28 @@ class PotentialRules(_Section):
     """What a silent user was worth before he fell silent.
 
     Each criterion has no point, one from its first bound on, or two from the second on. The mean over all that are
-    known decides, so that one that is not known is left out. Who is probably gone for good is low, whatever the points.
+    known decides, so that one that is not known is left out. Who has probably left for good is worth less than that.
     """
 
     order_value: Annotated[list[Amount], Field(min_length=2, max_length=2)] | None = None
     """Mean order value; if not given the two lowest bounds of `rfm.m`."""
     orders_a_year: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2, max_length=2)] = [2.0, 6.0]
-    """Within the year before the last activity; who has been there for less than half a year is taken for that."""
+    """After the first, in the year before the last activity; over half a year at least."""
     high_value_margin: Share = 0.45
     """From which margin rate on, by the catalog, a category is of high value."""
     high_value_share: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.2, 0.5]
     """Share of such categories in what was bought."""
-    alive: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.3, 0.6]
-    """Probability not to have left for good."""
-    gone_below: Share = 0.1
-    """Below this probability the user is taken for gone for good."""
     high: Annotated[float, Field(gt=0, le=2)] = 1.5
     """Mean points from which on the potential is high."""
     middle: Annotated[float, Field(ge=0, le=2)] = 0.75
     """Mean points from which on it is middle; else low: do not disturb."""
+    doubtful_below: Share = 0.3
+    """Below this probability not to have left for good, by the orders, the potential is a level lower."""
+    gone_below: Share = 0.1
+    """Below this one it is low, whatever the points."""
     middle_rungs: list[Channel] = ["in_app", "push", "email"]
 
-    @field_validator("order_value", "orders_a_year", "high_value_share", "alive")
+    @field_validator("order_value", "orders_a_year", "high_value_share")
     @classmethod
     def _ascending(cls, bounds: list[Any] | None) -> list[Any] | None:
         if bounds is not None and bounds[0] >= bounds[1]:
@@ -580,21 +582,28 @@ class Playbook(_Section):
 
     @model_validator(mode="after")
     def _names_are_known_and_unique(self) -> Self:
+        mistakes = [*self._named_twice(), *self._unknown_names()]
+        if mistakes:
+            raise PydanticCustomError("mistakes", "names that are unknown, or stand twice", {"mistakes": mistakes})
+        return self
+
+    def _named_twice(self) -> Iterator[PydanticCustomError]:
         for section in ("signals", "plays"):
             names = [entry.name for entry in getattr(self, section)]
             for i, name in enumerate(names):
                 if name in names[:i]:
-                    raise wrong((section, i, "name"), f"stands {names.count(name)} times; allowed is once", name)
+                    yield wrong((section, i, "name"), f"stands {names.count(name)} times; allowed is once", name)
+
+    def _unknown_names(self) -> Iterator[PydanticCustomError]:
         signals = tuple(signal.name for signal in self.signals)
         for i, play in enumerate(self.plays):
             for j, name in enumerate(play.signals):
                 if name not in signals:
-                    raise unknown(("plays", i, "signals", j), name, "signal", signals)
+                    yield unknown(("plays", i, "signals", j), name, "signal", signals)
         plays = tuple(play.name for play in self.plays)
         for name in self.choice.priors:
             if name not in plays:
-                raise unknown(("choice", "priors", name), name, "play", plays)
-        return self
+                yield unknown(("choice", "priors", name), name, "play", plays)
 
     @property
     def version(self) -> str:

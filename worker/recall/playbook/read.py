@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -29,6 +29,7 @@ _TOLD: Final[dict[str, str]] = {
     "int_parsing": "allowed is a whole number",
     "int_type": "allowed is a whole number",
     "int_from_float": "allowed is a whole number",
+    "int_parsing_size": "allowed is a smaller number",
     "float_parsing": "allowed is a number",
     "float_type": "allowed is a number",
     "finite_number": "allowed is a number",
@@ -127,7 +128,8 @@ def parse(raw: dict[str, Any], origin: str, lines: Mapping[Place, int] | None = 
     try:
         return Playbook.model_validate(raw)
     except ValidationError as error:
-        findings = [_finding(detail, raw, lines or {}) for detail in error.errors()]
+        mistakes = [mistake for detail in error.errors() for mistake in _mistakes(detail)]
+        findings = [_finding(mistake, raw, lines or {}) for mistake in mistakes]
         raise PlaybookError(origin, sorted(findings, key=lambda finding: finding.line or 0)) from error
 
 
@@ -149,28 +151,49 @@ def name_of(place: Place, raw: object) -> str:
     return named.removesuffix(": ")
 
 
-def _finding(detail: ErrorDetails, raw: object, lines: Mapping[Place, int]) -> Finding:
+class _Mistake(NamedTuple):
+    """One of pydantic's errors, or of those that the model found itself."""
+
+    kind: str
+    place: Place
+    value: object
+    context: Mapping[str, Any]
+    message: str
+    shown: bool
+    """Whether the value is told beside the place."""
+
+
+def _mistakes(detail: ErrorDetails) -> Iterator[_Mistake]:
+    if detail["type"] == "mistakes":
+        for error in detail["ctx"]["mistakes"]:
+            context = error.context
+            yield _Mistake(error.type, context["place"], context["value"], context, error.message(), shown=True)
+        return
     context = detail.get("ctx", {})
     place: Place = (*(part for part in detail["loc"] if part != _KEY), *context.get("place", ()))
     value = context.get("value", detail["input"])
-    hidden = detail["type"] == "missing" or detail["loc"][-1:] == (_KEY,) or isinstance(value, (Mapping, BaseModel))
-    shown = "" if hidden else f" = {value!r}"
-    return Finding("error", line_of(lines, place), f"{name_of(place, raw)}{shown}: {_said(detail, place, value)}")
+    hidden = detail["type"] == "missing" or _KEY in detail["loc"] or isinstance(value, (Mapping, BaseModel))
+    yield _Mistake(detail["type"], place, value, context, detail["msg"], shown=not hidden)
 
 
-def _said(detail: ErrorDetails, place: Place, value: object) -> str:
+def _finding(mistake: _Mistake, raw: object, lines: Mapping[Place, int]) -> Finding:
+    shown = f" = {mistake.value!r}" if mistake.shown else ""
+    return Finding("error", line_of(lines, mistake.place), f"{name_of(mistake.place, raw)}{shown}: {_said(mistake)}")
+
+
+def _said(mistake: _Mistake) -> str:
     """Say what is wrong, or what is allowed."""
-    kind, context = detail["type"], detail.get("ctx", {})
+    kind, context, place = mistake.kind, mistake.context, mistake.place
     if kind == "extra_forbidden":
         return f"no such field{nearest(place[-1], _fields(place[:-1]))}"
     if kind == "unknown_name":
-        return f"no such {context['what']}{nearest(value, context['allowed'])}"
+        return f"no such {context['what']}{nearest(mistake.value, context['allowed'])}"
     if kind == "string_pattern_mismatch":
         return f"allowed is {_PATTERNS[context['pattern']]}"
     if kind == "literal_error":
         allowed = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return f"allowed is {context['expected']}{f'; {meant}' if (meant := _meant(value, allowed)) else ''}"
-    return _TOLD[kind].format_map(context) if kind in _TOLD else detail["msg"]
+        return f"allowed is {context['expected']}{f'; {meant}' if (meant := _meant(mistake.value, allowed)) else ''}"
+    return _TOLD[kind].format_map(context) if kind in _TOLD else mistake.message
 
 
 def nearest(name: object, allowed: Sequence[str]) -> str:

@@ -188,12 +188,6 @@ def _short_of(bounds: tuple[int, ...], score: int, value: int) -> int:
     return max(0, bounds[score - 2] + 1 - value) if score > 1 else 0
 
 
-def gift(play: Play) -> dict[str, JsonValue]:
-    """Return the points that go with the play's price incentive, for the command that carries one."""
-    points = play.incentive.points if play.incentive is not None else 0
-    return {"points_gift": points} if points else {}
-
-
 def _names(favourites: list[tuple[str, int]]) -> list[JsonValue]:
     return [name for name, _ in favourites[:NAMES_MAX]]
 

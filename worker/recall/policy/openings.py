@@ -1,4 +1,7 @@
-"""What opens an episode: a user's value falls or rises, his risk crosses a level, his habits break."""
+"""What opens an episode: a user's value falls or rises, his risk crosses a level, his habits break.
+
+What no play of the playbook opens on is not looked for; a level of risk is kept all the same.
+"""
 
 from __future__ import annotations
 
@@ -127,6 +130,8 @@ def by_risk(profile: Profile, score: float, book: InForce, at: int) -> Opening |
     account.risk_level = level
     if not before or RISK_LEVELS.index(level) < RISK_LEVELS.index(before) or profile.standing.tier == Tier.SILENT:
         return None
+    if RISK not in book.triggers:
+        return None
     if account.risk_opened_at and at < account.risk_opened_at + rules.cool_down_days * DAY_MS:
         return None
     account.risk_opened_at = at
@@ -141,7 +146,7 @@ def by_signals(seen: Sequence[int], profile: Profile, book: InForce, at: int) ->
     A signal is new where it did not hold at the last visit and its cool-down is over; others that are new at the same
     time are told with the first. Of one who is silent already they say nothing new.
     """
-    if not book.signals or profile.standing.tier == Tier.SILENT:
+    if not book.signals or profile.standing.tier == Tier.SILENT or SIGNAL not in book.triggers:
         return None
     known = profile.account.signals
     holding = [signal for signal in book.signals if signal.holds(seen)]
@@ -173,7 +178,7 @@ def rhythm_due(profile: Profile, book: InForce) -> int:
     The hour in which what is under way may still arrive is part of it, as for silence. Once for each last order.
     """
     rules = book.playbook.rhythm
-    if profile.orders < rules.min_orders or profile.standing.tier == Tier.SILENT:
+    if profile.orders < rules.min_orders or profile.standing.tier == Tier.SILENT or RHYTHM not in book.triggers:
         return NEVER
     account, last_at = profile.account, profile.last_order_at
     if last_at <= account.rhythm_order_at:
@@ -207,7 +212,7 @@ def near_tier(profile: Profile, book: InForce, at: int, days: Days) -> Opening |
     """Return what an order opens that leaves the user a few scores short of the next tier."""
     rules, account = book.playbook.near_tier, profile.account
     tier = Tier(profile.standing.tier)
-    if tier.label not in rules.tiers:
+    if NEAR_TIER not in book.triggers or tier.label not in rules.tiers:
         return None
     if account.near_at and at < account.near_at + rules.cool_down_days * DAY_MS:
         return None

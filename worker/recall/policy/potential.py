@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 HIGH: Final = "high"
 MIDDLE: Final = "middle"
 LOW: Final = "low"
-_BY_POINTS: Final = (LOW, MIDDLE, HIGH)
+_LEVELS: Final = (LOW, MIDDLE, HIGH)
 YEAR_DAYS: Final = 365
 LEAST_DAYS: Final = 182
-"""A shorter acquaintance is taken for this long: two orders in a fortnight are not fifty a year."""
+"""A shorter acquaintance is taken for this long: two orders in a week are not fifty a year."""
 
 
 class _Criterion(NamedTuple):
@@ -41,30 +41,35 @@ def judge(
 ) -> Potential:
     """Judge a user who falls silent at a time; he has ordered.
 
-    What was worth most before the last activity counts: the value of his orders, how often they came, whether they were
-    of categories of high value; and how probable it is, as of now, that he has not left for good.
+    The time before the last activity counts: the value of his orders, how often they came, whether they were of
+    categories of high value. Then how probable it is, when he falls silent, that he has not left for good.
     """
     rules = book.playbook.potential
-    alive = _alive(profile, lifetime, at, days)
     criteria = [
         _order_value(profile, book),
         _orders_a_year(profile, rules.orders_a_year, days),
         _high_value_share(profile, catalog, rules.high_value_margin, rules.high_value_share, at),
-        _Criterion("alive not known", None) if alive is None else _told(f"alive {alive:.2f}", alive, rules.alive),
     ]
-    told = ", ".join(criterion.text for criterion in criteria)
-    if alive is not None and alive < rules.gone_below:
-        return Potential(LOW, at, f"{told} -> {LOW}: probably gone for good")
     points = [criterion.points for criterion in criteria if criterion.points is not None]
     mean = sum(points) / len(points)
-    level = HIGH if mean >= rules.high else MIDDLE if mean >= rules.middle else LOW
-    return Potential(level, at, f"{told} -> {level}")
+    place = (mean >= rules.middle) + (mean >= rules.high)
+    alive = _alive(profile, lifetime, at, days)
+    if alive is None:
+        last = "alive not known"
+    elif alive < rules.gone_below:
+        place, last = 0, f"alive {alive:.2f} by orders: probably gone for good"
+    elif alive < rules.doubtful_below:
+        place, last = max(0, place - 1), f"alive {alive:.2f} by orders: doubtful, a level lower"
+    else:
+        last = f"alive {alive:.2f} by orders"
+    level = _LEVELS[place]
+    return Potential(level, at, f"{', '.join(criterion.text for criterion in criteria)}, {last} -> {level}")
 
 
 def _told(text: str, value: float, bounds: Sequence[float]) -> _Criterion:
     """Give a point for each bound that is reached."""
     points = bisect_right(bounds, value)
-    return _Criterion(f"{text} ({_BY_POINTS[points]})", points)
+    return _Criterion(f"{text} ({_LEVELS[points]})", points)
 
 
 def _order_value(profile: Profile, book: InForce) -> _Criterion:
@@ -73,13 +78,18 @@ def _order_value(profile: Profile, book: InForce) -> _Criterion:
 
 
 def _orders_a_year(profile: Profile, bounds: Sequence[float], days: Days) -> _Criterion:
-    """Tell how often he ordered in the year before the last activity, or since the first order where that is less."""
+    """Tell how often he ordered in the year before the last activity, or since the first order where that is less.
+
+    The first order does not count: only those after it lie within the time that is measured from it.
+    """
     account, last_day = profile.account, days.of(profile.active_at)
     week = days.week(last_day)
     orders, _, _ = rfm.sums(account.weeks, week - WEEKS_KEPT + 1, week + 1)
-    known = last_day - max(days.monday(week - WEEKS_KEPT + 1), days.of(account.first_order_at)) + 1
-    a_year = round(orders * YEAR_DAYS / max(LEAST_DAYS, known), 1)
-    return _told(f"{a_year:.1f} orders a year", a_year, bounds)
+    begin, first_day = days.monday(week - WEEKS_KEPT + 1), days.of(account.first_order_at)
+    if first_day >= begin:
+        orders, begin = orders - 1, first_day
+    a_year = round(orders * YEAR_DAYS / max(LEAST_DAYS, last_day - begin), 1)
+    return _told("one order" if profile.orders == 1 else f"{a_year:.1f} orders a year", a_year, bounds)
 
 
 def _high_value_share(
@@ -99,8 +109,11 @@ def _high_value_share(
 
 
 def _alive(profile: Profile, lifetime: Lifetime | None, at: int, days: Days) -> float | None:
-    """Return the probability that he has not left for good; None without a model, and where he may not be profiled."""
+    """Return the probability that he has not left for good; None without a model, and where he may not be profiled.
+
+    By days with an order: by days with any activity, of which there are many, whoever is silent is gone for certain.
+    """
     if lifetime is None or profile.account.profiling_opted_out:
         return None
     known = rhythms(profile, days.of(at), days)
-    return None if known is None else lifetime.alive(known.active)
+    return None if known is None else lifetime.purchases.alive(known.orders)
