@@ -16,6 +16,7 @@ from schemas.values import (
     Dimension,
     Finite,
     Id,
+    Level,
     Ltv,
     Probability,
     Purpose,
@@ -36,12 +37,17 @@ class Reason(Closed):
     """Why the user is touched."""
 
     trigger: Id = Field(description="What opened the episode, such as tier_drop.")
-    cause: Id = Field(description="What moved the value: silence, recency, frequency, spend, refund, recut or order.")
-    from_tier: Tier = Field(description="Tier before.")
+    name: Id | None = Field(None, description="Name of the signal or level that opened it; null where it has none.")
+    cause: Id = Field(
+        description="What moved the value: silence, recency, frequency, spend, refund, recut or order; else as trigger."
+    )
+    from_tier: Tier = Field(description="Tier before; the tier itself where none was left.")
     to_tier: Tier = Field(description="Tier after.")
     fell: list[Dimension] = Field(description="Which of R, F and M fell.")
     scores_before: Scores | None = Field(description="Scores before; null where there were none.")
     scores_after: Scores | None = Field(description="Scores after; null where there are none.")
+    potential: Level | None = Field(None, description="Potential of a silent user; null of all others.")
+    text: str = Field("", description="The same in plain words, for a person to read.")
     as_of: Timestamp = Field(description="Event time up to which this was known.")
 
 
@@ -86,6 +92,16 @@ class PriceIncentive(Closed):
     form: Literal["percent", "amount", "points"] = Field(description="Form of the incentive.")
     face_value: DecimalText = Field(description="Percent, major units or points, by form.")
     currency: CurrencyCode | None = Field(None, description="ISO 4217 code, where the form is amount.")
+    points: Count = Field(0, description="Loyalty points given beside it, without a threshold.")
+
+
+class Task(Closed):
+    """A step of a task of several, counted from the stream as the user does it."""
+
+    step: Count = Field(description="Number of the step, from 0.")
+    steps: Count = Field(description="How many there are.")
+    channel: Id = Field(description="What is to be done, such as check_in or cart_add.")
+    count: Count = Field(description="How many times.")
 
 
 class Action(Closed):
@@ -94,6 +110,7 @@ class Action(Closed):
     play: Id = Field(description="Name of the play in the playbook.")
     kind: Id = Field(description="Kind of touch, such as memory or care.")
     price_incentive: PriceIncentive | None = Field(description="Money given away; null for none.")
+    task: Task | None = Field(None, description="Step of a task that the user is given; null for none.")
     template: Id = Field(description="Key of the template.")
     variables: dict[str, JsonValue] = Field(description="What the template is filled with; no personal data.")
 
@@ -102,6 +119,12 @@ class Delivery(Closed):
     """How and when it is to reach the user."""
 
     channel: Channel = Field(description="Channel of this touch.")
+    rung: Count = Field(0, description="Place of the channel on the play's ladder, from 0.")
+    next_channel: Channel | None = Field(None, description="Channel of the next rung; null on the last.")
+    escalate_after: Timestamp | None = Field(
+        None,
+        description="When the next rung is looked at, where this touch is told delivered and the user does not answer.",
+    )
     timezone: Id = Field(description="IANA name of the timezone that quiet hours are judged in.")
     not_before: Timestamp | None = Field(description="Not to be delivered before; null for at once.")
     not_after: Timestamp = Field(description="Not to be delivered after.")
@@ -119,10 +142,13 @@ class Guards(Closed):
 class Cost(Closed):
     """What the touch costs in full, major units."""
 
-    direct: DecimalText = Field(description="Money that leaves.")
+    contact: DecimalText = Field("0", description="What the contact itself costs.")
+    incentive: DecimalText = Field("0", description="Face value of the incentive times its expected redemption.")
+    direct: DecimalText = Field(description="Money that leaves: contact and incentive.")
     opportunity: DecimalText = Field(description="What the money would have earned elsewhere: lambda times direct.")
     hidden: DecimalText = Field(description="People, upkeep, fatigue and brand.")
     currency: CurrencyCode = Field(description="ISO 4217 code.")
+    budget: Id | None = Field(None, description="Budget that is charged; null where nothing is.")
 
 
 class Experiment(Closed):
@@ -131,6 +157,8 @@ class Experiment(Closed):
     id: Id = Field(description="Id of the experiment.")
     arm: Arm = Field(description="Arm of the user.")
     propensity: Probability = Field(description="Probability with which this arm and action were chosen.")
+    choice_propensity: Probability = Field(1.0, description="Probability of the action alone.")
+    segment: Id | None = Field(None, description="Segment in which the choice was made; null where none was.")
 
 
 class Command(Closed):
@@ -161,7 +189,7 @@ class Cancellation(Closed):
     episode_id: Id = Field(description="The episode that it belonged to.")
     user_id: UserId = Field(description="The shop's own id of the user, and the record's key.")
     cancelled_at: Timestamp = Field(description="Event time of the cancellation.")
-    reason: Literal["ordered", "void", "erased", "withdrawn", "stopped"] = Field(description="Why.")
+    reason: Literal["ordered", "void", "erased", "withdrawn", "stopped", "upgraded"] = Field(description="Why.")
 
 
 def cloud_event_headers(

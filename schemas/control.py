@@ -51,6 +51,9 @@ class AdoptPlaybook(Closed):
     kind: Literal["adopt_playbook"] = Field(description="Kind of control record.")
     effective_at: EffectiveAt
     version: Id = Field(description="Version of the playbook.")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Share of users for whom it is in force, by a hash; below 1 the one before stays for the rest."
+    )
 
 
 class Stop(Closed):
@@ -68,14 +71,18 @@ class Resume(Closed):
 
 
 class Grant(Closed):
-    """Money for touches."""
+    """Money for touches, to the partition that reads it; a later grant of the same id takes its place."""
 
     kind: Literal["grant"] = Field(description="Kind of control record.")
     effective_at: EffectiveAt
     budget_id: Id = Field(description="Id of the budget.")
-    amount: DecimalText = Field(description="What may be spent, major units.")
+    amount: DecimalText = Field(description="What may be spent, major units, to a millionth.")
     currency: CurrencyCode = Field(description="ISO 4217 code; must be the shop's currency.")
     shadow_price: DecimalText = Field(description="Opportunity cost of one unit of money spent (lambda), no unit.")
+    period: Literal["day", "campaign"] = Field(
+        "day", description="day: renewed each day of the shop's, what is left lapses; campaign: once."
+    )
+    until: Timestamp | None = Field(None, description="When it ends; null for never.")
 
 
 class Approve(Closed):
@@ -84,6 +91,7 @@ class Approve(Closed):
     kind: Literal["approve"] = Field(description="Kind of control record.")
     effective_at: EffectiveAt
     play: Id = Field(description="Name of the play.")
+    until: Timestamp | None = Field(None, description="Until when; null for always.")
 
 
 Control = Annotated[

@@ -177,6 +177,27 @@ class CheckedIn(Track):
     properties: Nothing | None = Field(None, description="Not read.")
 
 
+class ApplicationInstalled(Track):
+    """The user installed the shop's app: messages in it and on the phone reach him."""
+
+    event: Literal["Application Installed"] = Field(description="Name of the event.")
+    properties: Nothing | None = Field(None, description="Not read.")
+
+
+class ApplicationOpened(Track):
+    """The user opened the shop's app: activity, counted on no channel, and the app reaches him."""
+
+    event: Literal["Application Opened"] = Field(description="Name of the event.")
+    properties: Nothing | None = Field(None, description="Not read.")
+
+
+class ApplicationUninstalled(Track):
+    """The shop's app is gone from the user's device: neither push nor messages in the app reach him."""
+
+    event: Literal["Application Uninstalled"] = Field(description="Name of the event.")
+    properties: Nothing | None = Field(None, description="Not read.")
+
+
 class ProductAdded(Track):
     """The user put a product into the cart."""
 
@@ -234,7 +255,15 @@ class OrderCancelled(Track):
 
 
 ClickstreamEvent = Annotated[
-    ProductViewed | ProductListViewed | ProductsSearched | ProductAddedToWishlist | SignedIn | CheckedIn,
+    ProductViewed
+    | ProductListViewed
+    | ProductsSearched
+    | ProductAddedToWishlist
+    | SignedIn
+    | CheckedIn
+    | ApplicationInstalled
+    | ApplicationOpened
+    | ApplicationUninstalled,
     Field(discriminator="event"),
 ]
 CartEvent = Annotated[

@@ -1,4 +1,4 @@
-"""JSON Schema 2020-12 of every contract, as files."""
+"""JSON Schema 2020-12 of every contract, and an AsyncAPI document of all topics, as files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter
 
+from schemas.asyncapi import document
 from schemas.catalog import CatalogRecord
 from schemas.commands import Cancellation, Command
 from schemas.control import Control
@@ -43,6 +44,8 @@ CONTRACTS: Final[Mapping[str, Any]] = {
     "training": Training,
 }
 """What is published, by the name of its file."""
+SCHEMAS: Final = "json"
+ASYNCAPI: Final = "asyncapi.json"
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -52,23 +55,31 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def generate(directory: Path) -> list[Path]:
-    """Write every schema into the directory, and return the files."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Write every file into the directory, the schemas into `json` there, and return the files."""
+    (directory / SCHEMAS).mkdir(parents=True, exist_ok=True)
     written = []
-    for name in CONTRACTS:
-        path = directory / f"{name}.json"
-        path.write_text(_text(name), encoding="utf-8")
+    for name, text in _texts().items():
+        path = directory / name
+        path.write_text(text, encoding="utf-8")
         written.append(path)
     return written
 
 
 def stale(directory: Path) -> list[str]:
     """Return the names of files that are missing, differ from the models, or belong to none."""
-    files = {path.stem: path.read_text(encoding="utf-8") for path in directory.glob("*.json")}
-    return sorted(
-        name for name in files.keys() | CONTRACTS.keys() if name not in CONTRACTS or files.get(name) != _text(name)
-    )
+    texts = _texts()
+    found = {*directory.glob(f"{SCHEMAS}/*.json"), directory / ASYNCAPI}
+    files = {
+        path.relative_to(directory).as_posix(): path.read_text(encoding="utf-8") for path in found if path.exists()
+    }
+    return sorted(name for name in files.keys() | texts.keys() if files.get(name) != texts.get(name))
 
 
-def _text(name: str) -> str:
-    return json.dumps(schema(name), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+def _texts() -> dict[str, str]:
+    """Return what every file holds, by its name from the directory on."""
+    schemas = {f"{SCHEMAS}/{name}.json": schema(name) for name in CONTRACTS}
+    return {name: _text(body) for name, body in {**schemas, ASYNCAPI: document()}.items()}
+
+
+def _text(body: dict[str, Any]) -> str:
+    return json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

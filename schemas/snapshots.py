@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, JsonValue, TypeAdapter
 
 from schemas.training import Hash
-from schemas.values import Closed, Count, Id, Probability
+from schemas.values import Closed, Count, Id, Number, Probability
 
 Quintiles = Annotated[list[int], Field(min_length=4, max_length=4)]
 Parameter = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -41,6 +41,20 @@ class LifetimeParameters(BgNbdParameters):
     histories: Count = Field(description="How many histories it was fitted to.")
 
 
+Responses = tuple[Number, Number, Number]
+"""Of a play in a segment: the outcomes' weights, their squares, and the weights of those who ordered."""
+
+
+class ChoicePriors(Closed):
+    """What came of choices, each outcome weighed by one over its propensity, and less the longer ago it was."""
+
+    day: date = Field(description="Last day whose outcomes are in.")
+    segments: dict[Id, dict[Id, Responses]] = Field(
+        description='By segment and play, or "nothing": sum of weights, of their squares, and of those of users who '
+        "ordered."
+    )
+
+
 class Snapshot(Closed):
     """A model to score with, and where learning goes on from."""
 
@@ -65,7 +79,7 @@ class Snapshot(Closed):
     metrics: dict[str, JsonValue] = Field(description="Figures beside those of the baselines.")
     resume_offset: Count = Field(description="Offset on the training topic from which learning goes on.")
     cut_points: CutPoints | None = Field(description="The population's quintiles; null where they are not known.")
-    choice_priors: dict[str, JsonValue] | None = Field(description="Priors of the choice; null while none draws.")
+    choice_priors: ChoicePriors | None = Field(description="What came of choices; null before the first outcome.")
 
 
 class MeasuresRecord(Closed):

@@ -40,6 +40,7 @@ class Topic:
 CONTROL: Final = "control"
 TRAINING: Final = "churn-training"
 MODEL: Final = "churn-model"
+CATALOG: Final = "catalog"
 DEAD_LETTERS: Final = "dead-letter"
 """The topics that the drivers speak of by name."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from schemas.values import Closed, Count, Finite, Number, Probability, Tier
+from schemas.values import Closed, Count, Finite, Id, Number, Probability, Tier
 
 FEATURE_MAX: Final = 32.767
 """Of a feature's size: as a whole number of thousandths it takes two bytes."""
@@ -82,6 +82,22 @@ class Summary(Closed):
     rfm: Values | None = Field(description="As of t; null where the user is not active, or not scored yet.")
 
 
+class Outcome(Closed):
+    """What came of a choice at the first touch, or of leaving a user alone: what the next choices are made by."""
+
+    kind: Literal["outcome"] = Field(description="Kind of record.")
+    id: Hash = Field(description="Salted hash of user and decision, hexadecimal; an outcome counts once.")
+    day: date = Field(description="Day on which it was known, in the shop's timezone.")
+    segment: Id = Field(description="Segment in which the choice was made.")
+    play: Id = Field(description='The play, or "nothing".')
+    y: Literal[0, 1] = Field(description="1: an order came within the response time.")
+    propensity: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="Probability with which this came about: of not being held out and of the play; for nothing, of "
+        "being held out or of doing nothing."
+    )
+    held_out: bool = Field(description="True where the user is held out.")
+
+
 class DayClosed(Closed):
     """A source partition has written all its examples of a day."""
 
@@ -91,4 +107,4 @@ class DayClosed(Closed):
     partitions: Count = Field(description="How many source partitions there are.")
 
 
-Training = Annotated[Example | Summary | DayClosed, Field(discriminator="kind")]
+Training = Annotated[Example | Summary | Outcome | DayClosed, Field(discriminator="kind")]

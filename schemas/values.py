@@ -89,6 +89,7 @@ Dimension = Literal["R", "F", "M"]
 Channel = Literal["in_app", "push", "email", "sms", "human"]
 Purpose = Literal["marketing"]
 Arm = Literal["treated", "control"]
+Level = Literal["high", "middle", "low"]
 
 
 class Ltv(Closed):

@@ -22,12 +22,12 @@ from loads import Findings, Learning, LearningStory, Marbles, Shop, Story
 from mode.worker import EX_FAILURE
 from points import Fault
 
-from worker.models import EXIT_MODELS_FAILED
 from worker.stream import exits
+from worker.whole_topics import EXIT_WHOLE_TOPICS_FAILED
 
 RESTARTABLE = {
     *(code for name, code in vars(exits).items() if name.startswith("EXIT_") and code != exits.EXIT_REFUSED),
-    EXIT_MODELS_FAILED,
+    EXIT_WHOLE_TOPICS_FAILED,
     EX_FAILURE,
 }
 """With these a worker says that a new process is to take over; the last is Faust's, where no broker answers."""

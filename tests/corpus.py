@@ -1,9 +1,11 @@
 """Good and bad records of the source topics: one table, put to the contracts and to the fast decoder alike."""
 
 import json
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
+from schemas.feedback import Status
 from worker.recall import bodies
+from worker.recall.policy.catalog import Change
 from worker.stream.processor import Directive, Ignored, Rejected, Tick
 
 AT = 1_767_607_200_000
@@ -75,8 +77,39 @@ def updated(**fields):
     return bodies.ProfileUpdate(**{**dict.fromkeys(names), "message_id": "m1", "erase": False, **fields})
 
 
+def priced(**fields):
+    return {"product_id": "p1", "effective_at": TIMESTAMP, **fields}
+
+
+def catalog(name, value, expected, **fields):
+    """Return a case of the catalogue: its time lies in its body, its key is the product."""
+    return Case(name, "catalog", value, expected, **{"at": None, "key": b"p1", **fields})
+
+
 SHOES = {"product_id": "p1", "category": "shoes", "price": 19.99}
 SEEN = {"product_id": "p1", "category": "shoes", "price_minor": 1999}
+
+CATALOG = [
+    catalog("a price", priced(price="19.99", currency="GBP"), Change("p1", AT, price_minor=1999)),
+    catalog(
+        "a product in full",
+        priced(price="19.99", category="shoes", margin="-0.50", stock=0, arrived_at="2026-01-06T10:00:00Z"),
+        Change("p1", AT, 1999, "shoes", -50, 0, AT + 86_400_000),
+    ),
+    catalog("nothing changed", priced(price=None, stock=None), Change("p1", AT)),
+    catalog(
+        "not ASCII", priced(product_id="茶", category="饮料"), Change("茶", AT, category="饮料"), key="茶".encode()
+    ),
+]
+
+GRANT = {
+    "kind": "grant",
+    "effective_at": TIMESTAMP,
+    "budget_id": "b1",
+    "amount": "100.00",
+    "currency": "GBP",
+    "shadow_price": "0.2",
+}
 
 GOOD = [
     Case("view", "clickstream", view(), activity(3, **SEEN)),
@@ -118,6 +151,9 @@ GOOD = [
     Case("milliseconds", "clickstream", view(timestamp="2026-01-05T10:00:00.123Z"), activity(3, **SEEN), AT + 123),
     Case("not ASCII", "clickstream", view(userId="käufer-买家"), activity(3, **SEEN), key="käufer-买家".encode()),
     Case("10 min ahead", "clickstream", view(), activity(3, **SEEN), recorded_at=AT - 600_000),
+    Case("app installed", "clickstream", track("Application Installed"), bodies.App("m1", "installed")),
+    Case("app opened", "clickstream", track("Application Opened", {"version": "1"}), bodies.App("m1", "opened")),
+    Case("app gone", "clickstream", track("Application Uninstalled", {}), bodies.App("m1", "uninstalled")),
     Case("into the cart", "cart", track("Product Added", {**SHOES, "quantity": 2}), activity(6, **SEEN)),
     Case("out of the cart", "cart", track("Product Removed", SHOES), activity(7, **SEEN)),
     Case("cart viewed", "cart", track("Cart Viewed", {"cart_id": "c"}), activity(None)),
@@ -181,12 +217,16 @@ GOOD = [
         ),
     ),
     Case("erasure", "profiles", profile(erase=True), updated(erase=True)),
+    *(
+        Case(status, "feedback", feedback(status=status), bodies.Feedback("m1", "c1", status, "email", None))
+        for status in get_args(Status)
+    ),
     Case("click", "feedback", feedback(), bodies.Feedback("m1", "c1", "clicked", "email", None)),
     Case(
         "cost",
         "feedback",
         feedback(actual_cost="0.05", currency="GBP"),
-        bodies.Feedback("m1", "c1", "clicked", "email", 5),
+        bodies.Feedback("m1", "c1", "clicked", "email", 50_000),
     ),
     Case("tick", "control", {"kind": "tick", "at": TIMESTAMP}, Tick(AT), key=None),
     Case(
@@ -215,18 +255,38 @@ GOOD = [
         Directive(AT, bodies.AdoptPlaybook("v2")),
         None,
     ),
+    Case(
+        "playbook for some",
+        "control",
+        {"kind": "adopt_playbook", "effective_at": TIMESTAMP, "version": "v2", "share": 0.1},
+        Directive(AT, bodies.AdoptPlaybook("v2", 0.1)),
+        None,
+    ),
+    Case("grant", "control", GRANT, Directive(AT, bodies.Grant("b1", 100_000_000, "day", 0, 0.2)), None),
+    Case(
+        "grant for a campaign",
+        "control",
+        {**GRANT, "amount": "0.000001", "period": "campaign", "until": TIMESTAMP},
+        Directive(AT, bodies.Grant("b1", 1, "campaign", AT, 0.2)),
+        None,
+    ),
+    Case(
+        "approval",
+        "control",
+        {"kind": "approve", "effective_at": TIMESTAMP, "play": "p"},
+        Directive(AT, bodies.Approve("p", 0)),
+        None,
+    ),
+    Case(
+        "approval for a time",
+        "control",
+        {"kind": "approve", "effective_at": TIMESTAMP, "play": "p", "until": TIMESTAMP},
+        Directive(AT, bodies.Approve("p", AT)),
+        None,
+    ),
     Case("stop", "control", {"kind": "stop", "at": TIMESTAMP}, Directive(None, bodies.Stop())),
     Case("resume", "control", {"kind": "resume", "at": TIMESTAMP}, Directive(None, bodies.Resume())),
 ]
-
-GRANT = {
-    "kind": "grant",
-    "effective_at": TIMESTAMP,
-    "budget_id": "b1",
-    "amount": "100.00",
-    "currency": "GBP",
-    "shadow_price": "0.2",
-}
 
 IGNORED = [
     Case("a page", "clickstream", envelope("page", name="Home"), "page"),
@@ -241,15 +301,6 @@ IGNORED = [
     Case("no user", "clickstream", without(view(), "userId"), "anonymous", key=None),
     Case("empty user", "cart", track("Product Added", SHOES, userId=""), "anonymous", key=b""),
     Case("null user", "orders", {**order(), "userId": None}, "anonymous", key=None),
-    Case("a grant", "control", GRANT, "not yet in force: grant", None, contract=True),
-    Case(
-        "an approval",
-        "control",
-        {"kind": "approve", "effective_at": TIMESTAMP, "play": "p"},
-        "not yet in force: approve",
-        None,
-        contract=True,
-    ),
 ]
 
 REJECTED = [
@@ -341,6 +392,7 @@ REJECTED = [
         "currency",
         contract=True,
     ),
+    Case("an app among orders", "orders", track("Application Opened"), "topic"),
     Case("an order among clicks", "clickstream", order(), "topic"),
     Case("no user in a profile", "profiles", without(profile(), "userId"), "malformed"),
     Case("a misspelt opt-out", "profiles", profile(opt_out_mesages=True), "malformed"),
@@ -373,11 +425,36 @@ REJECTED = [
         "malformed",
         None,
     ),
+    Case(
+        "a share of nobody",
+        "control",
+        {"kind": "adopt_playbook", "effective_at": TIMESTAMP, "version": "v2", "share": 0},
+        "malformed",
+        None,
+    ),
     Case("a negative grant", "control", {**GRANT, "amount": "-1"}, "amount", None),
     Case("a grant in another currency", "control", {**GRANT, "currency": "USD"}, "currency", None, contract=True),
 ]
 
-CASES = [*GOOD, *IGNORED, *REJECTED]
+CATALOG_REJECTED = [
+    catalog("null", None, "malformed"),
+    catalog("half a record", b'{"product_id":"p1"', "malformed"),
+    catalog("no UTF-8", json.dumps(priced(category="@")).encode().replace(b"@", b"\xff"), "malformed"),
+    catalog("no product", without(priced(), "product_id"), "malformed"),
+    catalog("no time", without(priced(), "effective_at"), "malformed"),
+    catalog("a time before 1970", priced(effective_at="1969-12-31T23:59:59Z"), "malformed"),
+    catalog("an arrival before 1970", priced(arrived_at="1969-12-31T23:59:59Z"), "malformed"),
+    catalog("a price in floats", priced(price=19.99), "malformed"),
+    catalog("a negative price", priced(price="-1"), "malformed"),
+    catalog("a margin in words", priced(margin="high"), "malformed"),
+    catalog("stock in halves", priced(stock=0.5), "malformed"),
+    catalog("a misspelt field", priced(prize="1"), "malformed"),
+    catalog("another key", priced(), "key", key=b"p2", contract=True),
+    catalog("no key", priced(), "key", key=None, contract=True),
+    catalog("another currency", priced(price="1", currency="USD"), "currency", contract=True),
+]
+
+CASES = [*GOOD, *IGNORED, *REJECTED, *CATALOG, *CATALOG_REJECTED]
 
 
 def outcome(body):

@@ -31,7 +31,6 @@ from worker.recall.shop import Shop
 from worker.recall.step import Customers
 from worker.recall.value import rfm_of
 from worker.recall.wire import TOPIC_OF
-from worker.settings import DEFAULT_PLAYBOOK
 from worker.stream.dead_letters import DeadLetters
 from worker.stream.partition import Layout, Partition
 from worker.stream.record import ATTACHMENT, HEADER_BYTES, PARTITION_KEY
@@ -52,12 +51,50 @@ def later(date: str | int, **by: float) -> int:
     return ms(date) + round(dt.timedelta(**by).total_seconds() * 1000)
 
 
+PLAYBOOK = tomllib.loads("""
+[rfm]
+m = ["50", "150", "500", "1500"]
+
+[holdout]
+share = 0.0
+
+[consent]
+unknown = "allow"
+
+[caps]
+user = { touches = 2, days = 14 }
+channel = { email = { touches = 2, days = 14 } }
+
+[quiet_hours]
+from = "00:00"
+to = "00:00"
+
+[[plays]]
+name = "care-letter"
+opening = ["tier_drop", "silence"]
+audience = "core"
+to_tiers = ["potential", "marginal", "silent"]
+kind = "care"
+template = "care-letter-from-product-manager"
+rungs = ["email"]
+cost = { contact = "0.01", hidden = "0.20" }
+
+[[plays]]
+name = "memory-email"
+opening = ["tier_drop", "silence"]
+to_tiers = ["potential", "marginal", "silent"]
+kind = "memory"
+template = "memory-of-favourites"
+rungs = ["email"]
+cost = { contact = "0.01", hidden = "0.05" }
+""")
+
+
 def playbook(name="test", **sections):
-    """Return the default playbook without holdout, consent taken for granted, and with sections changed in part."""
-    raw = tomllib.loads(DEFAULT_PLAYBOOK.read_text())
-    changes = {"holdout": {"share": 0.0}, "consent": {"unknown": "allow"}, **sections}
-    for section, change in changes.items():
-        raw[section] = {**raw[section], **change} if isinstance(change, dict) else change
+    """Return a small playbook: no holdout, no quiet hours, consent taken for granted; sections change in part."""
+    raw = dict(PLAYBOOK)
+    for section, change in sections.items():
+        raw[section] = {**raw.get(section, {}), **change} if isinstance(change, dict) else change
     return parse({**raw, "name": name}, "a test")
 
 
@@ -154,18 +191,21 @@ def track(user, at, event, *, message, **properties) -> dict[str, Any]:
 class SmallShop:
     """A partition at the live edge: what is told is worked off at once.
 
-    `told` keeps every record, by topic.
+    `told` keeps every record, by topic. Touches are paid from `daily`, which is granted from the first day on; None
+    grants nothing.
     """
 
-    def __init__(self, *playbooks, models=None, rows=None, **settings) -> None:
+    def __init__(self, *playbooks, models=None, rows=None, catalog=None, daily="1000000", **settings) -> None:
         self.shop = make_shop(**settings)
         self.days = self.shop.days
-        self.customers = Customers(self.shop, playbooks or [playbook()], {} if models is None else models)
+        self.customers = Customers(self.shop, playbooks or [playbook()], {} if models is None else models, catalog)
         self.rows: dict[bytes, bytes] = {} if rows is None else rows
         self.partition = Partition(LAYOUT, self.customers, self.rows)
         self.said: list[Said] = []
         self.told: dict[str, list[Fed]] = defaultdict(list)
         self._messages = 0
+        if daily is not None and rows is None:
+            self.grants(0, daily)
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
@@ -211,10 +251,22 @@ class SmallShop:
         self.steers("tick", at=date)
 
     def steers(self, kind, **fields) -> None:
-        """Write a control record; its times are `at`, `wall` and `effective_at`."""
-        times = {name: ms(value) for name, value in fields.items() if name in {"at", "wall", "effective_at"}}
+        """Write a control record; its times are `at`, `wall`, `effective_at` and `until`."""
+        times = {name: ms(value) for name, value in fields.items() if name in {"at", "wall", "effective_at", "until"}}
         value = {"kind": kind, **fields, **{name: rfc3339(at) for name, at in times.items()}}
         self.record("control", None, times.get("at", self.clock), value)
+
+    def grants(self, date, amount, budget_id="daily", *, shadow_price="0", **fields) -> None:
+        """Grant money for touches."""
+        currency = self.shop.currency.code
+        fields = {
+            "budget_id": budget_id,
+            "amount": amount,
+            "currency": currency,
+            "shadow_price": shadow_price,
+            **fields,
+        }
+        self.steers("grant", effective_at=date, **fields)
 
     def _own(self, topic, user, at, fields) -> None:
         value = {"messageId": self._message(None), "userId": user, "timestamp": rfc3339(at), **fields}

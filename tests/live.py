@@ -49,7 +49,6 @@ def environment(config, bootstrap, datadir, **extra):
         "web_port": 0,
         "session_timeout_s": SESSION_S,
         "clock": "recorded",
-        "accept_missing_guards": True,
         **extra,
     }
     return os.environ | {f"RECALL_{name.upper()}": str(value) for name, value in values.items()}
@@ -125,9 +124,8 @@ def lay_down(bootstrap, records, days, *, ticks=True, partitions=PARTITIONS):
         if record.topic == "control":
             control(record.value, record.recorded_at)
             continue
-        producer.produce(
-            record.topic, record.value, record.key, partition=partitioner.of(record.key), timestamp=record.recorded_at
-        )
+        number = partitioner.of(record.key) if TOPICS[record.topic].partitions == "source" else 0
+        producer.produce(record.topic, record.value, record.key, partition=number, timestamp=record.recorded_at)
     if ticks:
         control(replay.tick(midnight), midnight)
     assert producer.flush(60) == 0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.values import rfc3339
 from worker.recall.days import DAY_MS, HOUR_MS
-from worker.recall.holdout import CONTROL, Holdout
+from worker.recall.policy.holdout import CONTROL, Holdout
 from worker.recall.profile import Profile
 from worker.recall.risk.scorer import Scorer
 from worker.stream.processor import NEVER
@@ -46,24 +46,28 @@ def test_an_order_ends_the_episode_and_cancels_what_is_under_way():
     assert command["not_after"] == rfc3339(later(DECIDED, days=3))
     shop.orders("bob", "2025-03-16", "again")
     assert shop.cancellations("bob") == [(command["command_id"], "ordered")]
-    assert shop.decisions("bob") == [("sent", "sent"), ("ended", "ordered")]
+    assert shop.decisions("bob") == [("sent", "sent"), ("ended", "won")]
     assert shop.row("bob").episode is None
 
 
 def test_a_touch_that_is_past_is_not_cancelled():
     shop = shop_with_bob(until="2025-03-15")
     shop.orders("bob", later(DECIDED, days=3) + 1, "again")
-    assert shop.decisions("bob")[-1] == ("ended", "ordered")
+    assert shop.decisions("bob")[-1] == ("ended", "won")
     assert not shop.cancellations()
 
 
-def test_while_an_episode_is_open_no_other_is_opened():
+def test_a_graver_opening_takes_the_place_of_a_milder_one():
     shop = SmallShop(playbook(observe_days=90))
     shop.buys_weekly("ann", FIRST)
     shop.refunds("ann", "2025-02-04", "x", 300)
     shop.tick("2025-04-20")
     assert [move[1] for move in shop.moves("ann")] == ["potential", "high", "potential", "silent"]
-    assert shop.decisions("ann") == [("sent", "sent")]
+    assert shop.decisions("ann") == [("sent", "sent"), ("ended", "upgraded"), ("sent", "sent")]
+    dropped, silent = shop.commands("ann")
+    assert (dropped["reason"]["trigger"], silent["reason"]["trigger"]) == ("tier_drop", "silence")
+    assert dropped["experiment"]["arm"] == silent["experiment"]["arm"]
+    assert not shop.cancellations(), "the touch before was past"
 
 
 def test_an_episode_expires_when_it_was_observed_long_enough():
@@ -71,7 +75,7 @@ def test_an_episode_expires_when_it_was_observed_long_enough():
     assert shop.row("bob").episode is not None
     shop.tick(later(DECIDED, days=30) + 1)
     assert shop.row("bob").episode is None
-    assert shop.decisions("bob")[-1] == ("ended", "expired")
+    assert shop.decisions("bob")[-1] == ("ended", "lost")
     assert shop.of("recall-decisions")[-1]["at"] == rfc3339(later(DECIDED, days=30))
     assert not shop.cancellations()
 
@@ -248,13 +252,17 @@ def test_consent_that_is_not_known(unknown, consent, goes):
         refused(shop, "no consent")
 
 
-def test_the_control_group_runs_as_a_shadow():
+@pytest.mark.parametrize(
+    ("said", "shadow"), [({}, ("memory-email", "sent")), ({"opt_out_messages": True}, (None, "opted out"))]
+)
+def test_the_control_group_runs_as_a_shadow(said, shadow):
     shop = shop_with_bob(playbook(holdout={"share": 0.5}), salt="another salt 1")
-    shop.says("bob", "2025-02-01", opt_out_messages=True)
+    shop.says("bob", "2025-02-01", **said)
     shop.tick("2025-03-15")
     refused(shop, "holdout")
     (decision,) = shop.of("recall-decisions")
-    assert (decision["arm"], decision["play"], decision["shadow_play"]) == ("control", None, "memory-email")
+    assert (decision["arm"], decision["play"]) == ("control", None)
+    assert (decision["shadow_play"], decision["shadow_outcome"]) == shadow
     assert shop.row("bob").episode.arm == CONTROL
 
 

@@ -243,5 +243,5 @@ def test_page_needs_no_network(written):
 
 
 def test_set_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(ValueError, match=r"set = cdnwo: allowed are cdnow, retail, .*simulated"):
+    with pytest.raises(ValueError, match=r"set = cdnwo: allowed are cdnow, hillstrom, retail, .*simulated"):
         command.chosen(["cdnwo"])

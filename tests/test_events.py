@@ -5,22 +5,29 @@ import json
 
 import orjson
 import pytest
-from corpus import AT, CASES, GOOD, IGNORED, REJECTED, USER, outcome, profile, view
+from corpus import AT, CASES, CATALOG_REJECTED, GOOD, IGNORED, REJECTED, USER, outcome, priced, profile, view
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from schemas.topics import SOURCE_TOPICS, TOPICS
-from worker.recall.events import parse
+from schemas.topics import CATALOG, SOURCE_TOPICS, TOPICS
+from worker.recall.events import parse, read_catalog
 from worker.recall.money import Currency
+from worker.recall.wire import TOPIC_OF
 from worker.stream.processor import Ignored, Rejected
 
 POUNDS = Currency.of("GBP")
-CONTRACTS = {topic: TypeAdapter(TOPICS[topic].models[0]) for topic in SOURCE_TOPICS}
+CONTRACTS = {topic: TypeAdapter(TOPICS[topic].models[0]) for topic in (*SOURCE_TOPICS, CATALOG)}
 OF_THE_SURROUNDINGS = {"ahead of broker", "key", "currency"}
 """Reasons that lie in key, broker's time and shop, of which a contract cannot know."""
 
 named = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.topic}: {case.name}")
+
+
+def decoded(topic, key, value, recorded_at=AT):
+    return (
+        (None, read_catalog(key, value, POUNDS)) if topic == CATALOG else parse(topic, key, value, recorded_at, POUNDS)
+    )
 
 
 def contract_takes(topic, value):
@@ -34,10 +41,10 @@ def contract_takes(topic, value):
 
 @named
 def test_the_decoder_gives_what_the_table_says(case):
-    at, body = parse(case.topic, case.key, case.raw, case.recorded_at, POUNDS)
+    at, body = decoded(case.topic, case.key, case.raw, case.recorded_at)
     assert (outcome(body), at) == (case.expected, case.at)
-    if case in REJECTED or case in IGNORED:
-        assert isinstance(body, Rejected if case in REJECTED else Ignored)
+    if case in REJECTED or case in IGNORED or case in CATALOG_REJECTED:
+        assert isinstance(body, Ignored if case in IGNORED else Rejected)
 
 
 @named
@@ -50,12 +57,12 @@ def test_every_source_topic_and_reason_is_in_the_table():
     assert {case.expected for case in REJECTED} == {"malformed", "topic", "amount", *OF_THE_SURROUNDINGS}
 
 
-@pytest.mark.parametrize("case", REJECTED, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*REJECTED, *CATALOG_REJECTED], ids=lambda case: f"{case.topic}: {case.name}")
 def test_a_refusal_does_not_repeat_what_it_refuses(case):
     if case.raw and (value := orjson_or_none(case.raw)) and isinstance(value, dict):
-        _, body = parse(case.topic, case.key, case.raw, case.recorded_at, POUNDS)
+        _, body = decoded(case.topic, case.key, case.raw, case.recorded_at)
         texts = {text for text in leaves(value) if isinstance(text, str) and len(text) > 2}
-        assert not [text for text in texts - {"Order Completed"} if text in body.detail]
+        assert not [text for text in texts - TOPIC_OF.keys() if text in body.detail]
 
 
 def test_an_address_in_a_wrong_place_does_not_reach_the_dead_letters():
@@ -69,8 +76,10 @@ def test_an_address_in_a_wrong_place_does_not_reach_the_dead_letters():
         ("profiles", profile(timezone=secret)),
         ("profiles", profile(**{secret: True})),
         ("profiles", profile(**{f"`{secret}`": True})),
+        ("catalog", priced(**{secret: "1"})),
+        ("catalog", priced(price=secret)),
     ]:
-        _, body = parse(topic, USER.encode(), json.dumps(record).encode(), AT, POUNDS)
+        _, body = decoded(topic, USER.encode(), json.dumps(record).encode())
         assert isinstance(body, Rejected)
         assert secret not in body.detail
 
@@ -150,9 +159,9 @@ def mutated(draw):
 def test_decoder_and_contract_agree_on_mutations(mutation):
     topic, record = mutation
     value = json.dumps(record).encode()
-    user_id = record.get("userId")
-    key = user_id.encode() if isinstance(user_id, str) else None
-    at, body = parse(topic, key, value, AT, POUNDS)
+    told = record.get("product_id" if topic == CATALOG else "userId")
+    key = told.encode() if isinstance(told, str) else None
+    at, body = decoded(topic, key, value)
     takes = contract_takes(topic, value)
     if isinstance(body, Ignored) and body.reason.startswith("not yet in force"):
         assert takes
@@ -162,9 +171,9 @@ def test_decoder_and_contract_agree_on_mutations(mutation):
         assert takes == (not isinstance(body, (Ignored, Rejected))), (body, at)
 
 
-@given(st.binary(max_size=60), st.sampled_from(SOURCE_TOPICS))
+@given(st.binary(max_size=60), st.sampled_from((*SOURCE_TOPICS, CATALOG)))
 def test_no_bytes_raise(value, topic):
-    _, body = parse(topic, b"k", value, AT, POUNDS)
+    _, body = decoded(topic, b"k", value)
     assert isinstance(body, (Ignored, Rejected))
 
 

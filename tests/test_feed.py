@@ -1,18 +1,13 @@
-"""The feeder, against the embedded broker and a stand-in for the worker; the CRM's example beside it."""
+"""The feeder, against the embedded broker and a stand-in for the worker."""
 
 import json
-import subprocess
-import sys
 import threading
 from collections import Counter
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import orjson
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
-from schemas.commands import CANCELLATION_TYPE, COMMAND_TYPE
 from schemas.topics import SOURCE_TOPICS
 from schemas.values import rfc3339
 from worker import bootstrap, demo, feed, settings, topics
@@ -23,7 +18,6 @@ from worker.sources.history import HistoryRecord
 from worker.sources.source import track
 from worker.stream.partition import Partition
 
-CRM = Path(__file__).parents[1] / "scripts" / "crm.py"
 START = 1_767_607_200_000  # 2026-01-05T10:00:00Z, a Monday
 
 
@@ -239,55 +233,3 @@ def test_what_the_broker_dropped_unread_is_told(config, monkeypatch):
     ]
     with Feeder(config) as feeder, pytest.raises(FeedError, match=r"clickstream\[\d\]: the broker dropped \d+ records"):
         feeder.run(records)
-
-
-# -- the CRM's example -------------------------------------------------------------------------------------------------
-
-
-def command(command_id, user, *, valid=timedelta(days=3)):
-    return {
-        "command_id": command_id,
-        "user_id": user,
-        "not_after": (datetime.now(UTC) + valid).isoformat().replace("+00:00", "Z"),
-        "action": {"template": "memory-of-favourites"},
-        "delivery": {"channel": "email"},
-    }
-
-
-def test_crm_carries_out_what_it_may_once_and_says_so(config):
-    sent = [
-        (COMMAND_TYPE, command("c1", "user-1")),
-        (COMMAND_TYPE, command("c1", "user-1")),
-        (COMMAND_TYPE, command("c2", "user-2")),
-        (CANCELLATION_TYPE, {"command_id": "c2", "user_id": "user-2", "reason": "ordered"}),
-        (COMMAND_TYPE, command("c3", "user-3", valid=timedelta(days=-1))),
-        (COMMAND_TYPE, command("c5", "user-5")),
-    ]
-    producer = Producer({"bootstrap.servers": config.broker, "partitioner": "murmur2_random", "log_level": 2})
-    for kind, value in sent:
-        producer.produce("recall", json.dumps(value), value["user_id"], headers=[("ce_type", kind.encode())])
-    assert producer.flush(10) == 0
-
-    arguments = ["--broker", config.broker, "--once", "--feedback"]
-    done = subprocess.run([sys.executable, CRM, *arguments], capture_output=True, text=True, timeout=60, check=True)
-    assert sorted(done.stdout.splitlines()) == [
-        "cancelled: c2",
-        "deliver c1: memory-of-favourites to user-1 by email",
-        "deliver c5: memory-of-favourites to user-5 by email",
-        "duplicate: c1",
-        "expired: c3",
-    ]
-    reader = Consumer({"bootstrap.servers": config.broker, "group.id": "crm", "log_level": 2})
-    committed = reader.committed([TopicPartition("recall", number) for number in range(config.partitions)], timeout=10)
-    reader.close()
-    assert sum(max(0, place.offset) for place in committed) == len(sent)
-    feedback = [record for partition in read(config, "feedback", config.partitions) for record in partition]
-    assert {record.key(): json.loads(record.value())["status"] for record in feedback} == {
-        b"user-1": "delivered",
-        b"user-5": "delivered",
-    }
-    customers = bootstrap.customers(config, {})
-    for record in feedback:
-        at, body = customers.parse("feedback", record.key(), record.value(), record.timestamp()[1])
-        assert at is not None
-        assert body.status == "delivered"

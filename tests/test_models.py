@@ -11,7 +11,6 @@ from worker.models import Models
 from worker.recall.risk.features import SCHEMA_HASH
 from worker.recall.risk.metrics import Measures
 from worker.recall.shop import Shared
-from worker.stream.connection import Connection
 from worker.training import TrainerWork
 
 OTHER_SCHEMA = "0123456789abcdef"
@@ -19,13 +18,13 @@ OTHER_SCHEMA = "0123456789abcdef"
 
 def read(*records):
     """Read the topic with these snapshots and sums on it."""
-    models = Models(Connection("localhost:9092", None, None))
+    models = Models()
     for offset, record in enumerate(records):
         if isinstance(record, tuple):
-            models._take(*record, offset)
+            models.take(*record, offset)
             continue
         part = f"measures/{record['version'] % 2}" if record["kind"] == "measures" else record["version"]
-        models._take(f"{record['horizon_days']}/{part}".encode(), orjson.dumps(record), offset)
+        models.take(f"{record['horizon_days']}/{part}".encode(), orjson.dumps(record), offset)
     return models
 
 

@@ -17,7 +17,7 @@ from schemas.topics import TOPICS
 from schemas.values import rfc3339
 from worker import demo, settings
 from worker.recall.days import DAY_MS, HOUR_MS, SETTLE_MS
-from worker.recall.holdout import CONTROL, Holdout
+from worker.recall.policy.holdout import CONTROL, Holdout
 from worker.recall.risk.share import PRIOR
 from worker.replay import Replay, by_topic, midnights, tick
 from worker.simulate import CURRENCY, TIMEZONE, simulate

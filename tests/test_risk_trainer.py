@@ -94,13 +94,31 @@ def summary(t, user, draw=None, /, **changes):
     return orjson.dumps(record | changes)
 
 
+def outcome(day, user, draw=None, /, **changes):
+    draw = draw or random.Random(user)
+    play, held_out = draw.choice(
+        (("memory-email", False), ("care-letter", False), ("nothing", False), ("nothing", True))
+    )
+    record = {
+        "kind": "outcome",
+        "id": labels.example_id("salt", b"user-%d" % user, day),
+        "day": DAYS.date(day),
+        "segment": draw.choice(("drop/core/untouched", "drop/marginal/ignored", "silent/high/answered")),
+        "play": play,
+        "y": int(draw.random() < 0.2),
+        "propensity": round(draw.uniform(0.05, 1), 6),
+        "held_out": held_out,
+    }
+    return orjson.dumps(record | changes)
+
+
 def closed(label_day, partition, **changes):
     record = {"kind": "day_closed", "day": DAYS.date(label_day), "partition": partition, "partitions": PARTITIONS}
     return orjson.dumps(record | changes)
 
 
 def lines(days=40, seed=1):
-    """Return what each partition writes, by day: examples and summaries in no order, then that the day is closed.
+    """Return what each partition writes, by day: in no order examples, summaries and outcomes, then that it is closed.
 
     The last partition has no customers, and some days no example; at the change of the clocks one label day has those
     of two days.
@@ -120,6 +138,8 @@ def lines(days=40, seed=1):
     for day in by_day:
         for user in range(draw.randrange(4, 14)):
             by_day[day][draw.randrange(PARTITIONS - 1)].append(summary(day, user, draw))
+        for user in range(draw.randrange(6)):
+            by_day[day][draw.randrange(PARTITIONS - 1)].append(outcome(day, user, draw))
     return by_day
 
 
@@ -173,6 +193,7 @@ def test_what_is_published_is_a_function_of_the_set():
     by_day = lines()
     whole = fed(trainer(), woven(by_day, 0))
     assert len(snapshots_of(whole)) >= 5
+    assert len(snapshots_of(whole)[-1].choice_priors.segments) == 3
     for seed in range(1, 6):
         learner = trainer()
         assert without_offsets(fed(learner, woven(by_day, seed))) == without_offsets(whole)
@@ -315,21 +336,24 @@ def test_late_examples_are_counted_and_left_out():
         if outputs:
             late.take(offset, example(FIRST_T, 100_000, weight=1.0))
             late.take(offset, summary(FIRST_T, 100_000))
+            late.take(offset, outcome(FIRST_T, 100_000))
     assert late.counts["late"] > 0
     assert without_offsets(outputs) == without_offsets(whole)
 
 
-@pytest.mark.parametrize("kind", ["example", "summary"])
+@pytest.mark.parametrize("kind", ["example", "summary", "outcome"])
 def test_of_two_that_differ_under_one_id_the_order_does_not_choose(kind):
     day = labels.label_day(FIRST_T, HORIZON, DAYS)
     if kind == "example":
         pair = [example(FIRST_T, 1, y=y, weight=1.0) for y in (0, 1)]
+    elif kind == "outcome":
+        pair = [outcome(day, 1, y=y) for y in (0, 1)]
     else:
         pair = [summary(day, 1, orders=orders, rfm=rfm) for orders, rfm in ((2, None), (9, {"r": 1, "f": 2, "m": 3}))]
     told = []
     for records in (pair, pair[::-1]):
         learner = trainer(labels_min=1, partitions=1)
-        others = [summary(day, user) for user in range(2, SUMMARIES_MIN + 1)] if kind == "summary" else []
+        others = [summary(day, user) for user in range(2, SUMMARIES_MIN + 2)] if kind != "example" else []
         outputs = fed(learner, enumerate([*records, *others, closed(day, 0, partitions=1)]))
         assert learner.counts == {"duplicate": 1}
         told.append(without_offsets(outputs))
@@ -518,6 +542,11 @@ BAD = [
     (summary(FIRST_T, 1, mean_value=None), "malformed"),
     (summary(FIRST_T, 1, user_id="user-1"), "malformed"),
     (summary(FIRST_T, 1, t="0001-01-01"), "late"),
+    (outcome(FIRST_T, 1, y=2), "malformed"),
+    (outcome(FIRST_T, 1, propensity=0.0), "malformed"),
+    (outcome(FIRST_T, 1, propensity=1.1), "malformed"),
+    (outcome(FIRST_T, 1, segment=""), "malformed"),
+    (outcome(FIRST_T, 1, user_id="user-1"), "malformed"),
     (closed(FIRST_T, -1), "malformed"),
     (example(FIRST_T, 1, schema_hash="0123456789abcdef"), "schema"),
     (example(FIRST_T, 1, features=[0.0]), "schema"),
@@ -585,3 +614,67 @@ def test_the_vectorised_learner_goes_on_from_what_rivers_has_learned():
         for name in ("weights", "average_weights"):
             assert one.model[name] == pytest.approx(other.model[name], rel=1e-9, abs=1e-12)
         assert one.lifetime == other.lifetime
+
+
+# -- what came of choices ----------------------------------------------------------------------------------------------
+
+
+def known_by(snapshot):
+    return Scorer(snapshot).priors
+
+
+def test_what_came_of_choices_is_in_the_next_snapshot_once_all_have_closed_the_day():
+    day = labels.label_day(FIRST_T, HORIZON, DAYS)
+    learner = trainer(labels_min=1)
+    said = {"segment": "drop/core/untouched", "play": "memory-email"}
+    records = [outcome(day, user, **said, y=int(user < 3), propensity=0.5) for user in range(10)]
+    records += [outcome(day, 10, **said | {"play": "nothing"}, y=0, propensity=0.1, held_out=True)]
+    records += [outcome(day + 1, 11, **said), example(FIRST_T, 1, weight=1.0)]
+    outputs = fed(learner, enumerate([*records, closed(day, 0), closed(day, 1)]))
+    assert outputs == []
+    (snapshot,) = snapshots_of(learner.take(len(records) + 2, closed(day, 2)))
+    known = known_by(snapshot)
+    assert known.day == day
+    assert known.cell("drop/core/untouched", "memory-email") == (20.0, 40.0, 6.0)
+    assert known.cell("drop/core/untouched", "nothing") == (10.0, 100.0, 0.0)
+    assert snapshot.resume_offset == 11, "the outcome of the next day is read again"
+
+
+def test_what_came_of_choices_is_published_where_nothing_else_is_new():
+    learner, day = trainer(partitions=1), labels.label_day(FIRST_T, HORIZON, DAYS)
+    (prior,) = closing(learner, day, [summary(day, user) for user in range(SUMMARIES_MIN)])
+    assert prior.choice_priors is None
+    (snapshot,) = closing(learner, day + PUBLISH_DAYS, [outcome(day + PUBLISH_DAYS, 1)])
+    assert known_by(snapshot).day == day + PUBLISH_DAYS
+
+
+def test_one_trainer_alone_sums_up_what_came_of_choices():
+    by_day = lines()
+    records = woven(by_day, 0)
+    other = fed(trainer(sums_choices=False), records)
+    assert {snapshot.choice_priors for snapshot in snapshots_of(other)} == {None}
+    without = [(offset, value) for offset, value in records if b"outcome" not in value]
+    assert without_offsets(fed(trainer(), without)) == without_offsets(other)
+
+
+def test_choices_change_no_figure():
+    records = woven(lines(), 0)
+    of_all = {snapshot.created_label_day: snapshot for snapshot in snapshots_of(fed(trainer(), records))}
+    for snapshot in snapshots_of(fed(trainer(sums_choices=False), records)):
+        told = of_all.get(snapshot.created_label_day)
+        if told is not None:
+            assert told.metrics == snapshot.metrics
+            assert told.model == snapshot.model
+
+
+def test_a_snapshot_is_small_whatever_came_of_choices():
+    draw = random.Random(7)
+    learner, day = trainer(partitions=1, labels_min=1), labels.label_day(FIRST_T, HORIZON, DAYS)
+    plays = [f"a-play-with-a-long-name-{n:02}" for n in range(12)]
+    records = [
+        outcome(day, user, segment=f"silent/potential/untouched-{draw.randrange(64)}", play=draw.choice(plays))
+        for user in range(5000)
+    ]
+    (snapshot,) = closing(learner, day, [*records, *(example(FIRST_T, user, weight=1.0) for user in range(150))])
+    assert len(snapshot.choice_priors.segments) == 8
+    assert len(snapshot.choice_priors.model_dump_json()) < 6000

@@ -195,9 +195,9 @@ def test_a_trimmed_row_is_counted_at_the_weekly_visit(monkeypatch):
 
 
 def test_names_are_kept_in_whole_characters():
-    assert intake._short("a" * 300) == "a" * NAME_BYTES_MAX
-    assert intake._short("买" * 300) == "买" * (NAME_BYTES_MAX // 3)
-    assert intake._short("茶") == "茶"
+    assert intake.short_name("a" * 300) == "a" * NAME_BYTES_MAX
+    assert intake.short_name("买" * 300) == "买" * (NAME_BYTES_MAX // 3)
+    assert intake.short_name("茶") == "茶"
 
 
 def test_ids_of_users_may_be_anything_but_nul():

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
-from schemas.topics import CONTROL, MODEL, SOURCE_TOPICS, TRAINING
+from schemas.topics import CATALOG, CONTROL, MODEL, SOURCE_TOPICS, TRAINING
 from schemas.values import rfc3339
 from worker import bootstrap, settings, topics
+from worker.catalog import Products
+from worker.inquiry import Pages
 from worker.models import Models
-from worker.monitoring import CustomersCollector, ModelCollector, TrainingCollector
+from worker.monitoring import CatalogCollector, CustomersCollector, ModelCollector, PolicyCollector, TrainingCollector
 from worker.stream.committer import CommitSettings
 from worker.stream.lane import Group, Work
 from worker.stream.partition import Partition
@@ -24,6 +26,7 @@ from worker.stream.processor import Output
 from worker.stream.stores.rocks import RocksStore
 from worker.stream.transport import StreamApp
 from worker.training import TrainerWork
+from worker.whole_topics import WholeTopics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableMapping
@@ -48,7 +51,7 @@ def wall_ms() -> int:
 
 def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> StreamApp:
     """Put the worker together; `wall` is what ticks are written from."""
-    require_guards(config)
+    require_live_from(config)
     connection = config.connection()
     transactional = config.mode == "transactional"
     commits = CommitSettings(
@@ -61,11 +64,13 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
         idle_s=60.0 if config.clock == "wall" else 0.0,
         offsets_s=1.0 if config.clock == "wall" else 0.0,
     )
-    models = Models(connection)
-    customers = bootstrap.customers(config, models.scorers)
+    models = Models()
+    products = Products(config.shop().currency, lambda: _latest_clock(app))
+    whole_topics = WholeTopics(connection, {MODEL: models.take, CATALOG: products.take})
+    customers = bootstrap.customers(config, models.scorers, products.catalog)
 
     async def open_partition(number: int, rows: MutableMapping[bytes, bytes]) -> Work:
-        await models.ready()
+        await whole_topics.ready()
         partition: Partition[Profile, Shared] = Partition(
             bootstrap.layout(number, config),
             customers,
@@ -83,7 +88,7 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
         return partition
 
     async def open_trainer(_number: int, _rows: MutableMapping[bytes, bytes]) -> Work:
-        await models.ready()
+        await whole_topics.ready()
         return TrainerWork([_trainer(config, models, horizon_days) for horizon_days in config.horizons_days])
 
     def greet(number: int, work: Work) -> Iterable[Output]:
@@ -114,12 +119,20 @@ def create_app(config: Settings, *, wall: Callable[[], int] = wall_ms) -> Stream
         datadir=str(config.datadir),
     )
     app.metrics.registry.register(CustomersCollector(app.lanes))
+    app.metrics.registry.register(PolicyCollector(app.lanes, customers))
     app.metrics.registry.register(TrainingCollector(app.lanes))
     app.metrics.registry.register(ModelCollector(models.latest.values, app.lanes, customers.shop.days))
-    app.on_before_shutdown.connect(models.on_shutdown)
+    app.pages.append(Pages(app.lanes, customers, config).add)
+    app.metrics.registry.register(CatalogCollector(products))
+    app.on_before_shutdown.connect(whole_topics.on_shutdown)
     if config.clock == "wall":
         _write_ticks(app, config.tick_s, wall)
     return app
+
+
+def _latest_clock(app: StreamApp) -> int:
+    """Return how far the partition of this process is that is furthest; 0 while there is none."""
+    return max((lane.work.clock for lane in app.lanes if isinstance(lane.work, Partition)), default=0)
 
 
 def _require_snapshots(config: Settings, models: Models, number: int, shared: Shared) -> None:
@@ -155,17 +168,12 @@ def _write_ticks(app: StreamApp, every_s: float, wall: Callable[[], int]) -> Non
                 await app.write(Output(CONTROL, None, value, partition=lane.number))
 
 
-def require_guards(config: Settings) -> None:
-    """Refuse a start that could reach real customers unawares."""
+def require_live_from(config: Settings) -> None:
+    """Refuse a start that could message real customers about the past."""
     if config.live_from is None:
         raise settings.SettingsError(
             "settings: live_from is not set: allowed is the time from which on commands may leave, as in "
             "RECALL_LIVE_FROM=2026-01-05T00:00:00Z"
-        )
-    if config.mode == "transactional" and not (config.dry_run or config.accept_missing_guards):
-        raise settings.SettingsError(
-            "settings: quiet hours, choice and budgets are not there yet. Allowed is RECALL_DRY_RUN=true, which "
-            "records what would be sent, or RECALL_ACCEPT_MISSING_GUARDS=true, which sends it"
         )
 
 
@@ -178,7 +186,7 @@ def prepare(config: Settings) -> StreamApp:
         UnavailableError: where no broker answers.
 
     """
-    require_guards(config)
+    require_live_from(config)
     warnings = topics.check(config)
     log_as_json()
     for warning in [*warnings, *(f"{name} is no setting: it is not read" for name in settings.strangers())]:

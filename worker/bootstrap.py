@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from schemas.snapshots import MeasuresRecord, Snapshot
+    from worker.recall.policy.catalog import Catalog
     from worker.recall.risk.scorer import Scorer
     from worker.settings import Settings
 
 
-def customers(settings: Settings, models: Mapping[tuple[int, int], Scorer | None]) -> Customers:
-    """Return the processor; `models` may grow while it runs."""
+def customers(
+    settings: Settings, models: Mapping[tuple[int, int], Scorer | None], catalog: Catalog | None = None
+) -> Customers:
+    """Return the processor; `models` and `catalog` may grow while it runs."""
     paths = (settings.playbook, *settings.earlier_playbooks)
-    return Customers(settings.shop(), [playbook.load(path) for path in paths], models)
+    return Customers(settings.shop(), [playbook.load(path) for path in paths], models, catalog)
 
 
 def trainer(
@@ -42,6 +45,7 @@ def trainer(
         measures=measures,
         last_version=last_version,
         learner=settings.learner,
+        sums_choices=horizon_days == settings.shop().horizon_days,
     )
 
 

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +19,7 @@ from worker.console import (
     letters_of,
     make_console,
     make_progress,
+    numbers,
     outcome,
     reasons,
     record_facts,
@@ -27,6 +29,7 @@ from worker.stream.exits import EXIT_REFUSED, EXIT_UNAVAILABLE, RefusedError, Un
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from worker.grants import Grant
     from worker.outputs import Form
     from worker.replay import Chunks
     from worker.settings import Settings
@@ -61,6 +64,32 @@ OutputFile = Annotated[
 ]
 
 
+PlaybookOption = Annotated[Path | None, typer.Option(help="Playbook (TOML).", dir_okay=False)]
+CurrencyOption = Annotated[str | None, typer.Option(help="The shop's currency, ISO 4217.")]
+TimezoneOption = Annotated[str | None, typer.Option(help="The shop's timezone, IANA.")]
+PartitionsOption = Annotated[int | None, typer.Option(help="Split into so many, as the topics are.")]
+LiveFromOption = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"])]
+SaltOption = Annotated[str | None, typer.Option(help="Draws who is held out.")]
+HorizonsOption = Annotated[
+    str | None, typer.Option(help="Days that the risk looks ahead, separated by commas; the first is acted on.")
+]
+GrantOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Money a day for a budget, from the first midnight on; may be given several times.",
+        metavar="BUDGET=AMOUNT[:LAMBDA]",
+    ),
+]
+AtOption = Annotated[
+    datetime,
+    typer.Option(
+        formats=["%Y-%m-%dT%H:%M:%S%z"], help="From when on it holds, as in 2026-01-05T00:00:00Z.", metavar="TIME"
+    ),
+]
+UntilOption = Annotated[
+    datetime | None,
+    typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="When it ends; never if not given.", metavar="TIME"),
+]
 PlaceArgument = Annotated[str, typer.Argument(metavar="PARTITION:OFFSET", help="Where the letter lies, as listed.")]
 
 
@@ -75,8 +104,8 @@ def plainly() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, RefusedError, UnavailableError) as error:
-        lines = [line if len(line) <= LINE_MAX else f"{line[:LINE_MAX]}..." for line in str(error).splitlines()]
-        make_console(stderr=True).print("recall: " + "\n".join(lines), soft_wrap=True)
+        told = "\n".join(map(_shortened, str(error).splitlines()))
+        make_console(stderr=True).print(f"recall: {told}", soft_wrap=True)
         codes: dict[type, int] = {RefusedError: EXIT_REFUSED, UnavailableError: EXIT_UNAVAILABLE}
         raise typer.Exit(codes.get(type(error), WRONG)) from error
 
@@ -132,14 +161,16 @@ def replay(
     ],
     out: Annotated[Path | None, typer.Option(help="Folder for what the topics would have got.")] = None,
     form: Annotated[Literal["jsonl", "parquet"], typer.Option("--format", help="Form of what is written.")] = "jsonl",
-    playbook: Annotated[Path | None, typer.Option(help="Playbook (TOML).", dir_okay=False)] = None,
-    currency: Annotated[str | None, typer.Option(help="The shop's currency, ISO 4217.")] = None,
-    timezone: Annotated[str | None, typer.Option(help="The shop's timezone, IANA.")] = None,
-    partitions: Annotated[int | None, typer.Option(help="Split into so many, as the topics are.")] = None,
-    live_from: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"])] = None,
-    salt: Annotated[str | None, typer.Option(help="Draws who is held out.")] = None,
-    horizons_days: Annotated[
-        str | None, typer.Option(help="Days that the risk looks ahead, separated by commas; the first is acted on.")
+    playbook: PlaybookOption = None,
+    currency: CurrencyOption = None,
+    timezone: TimezoneOption = None,
+    partitions: PartitionsOption = None,
+    live_from: LiveFromOption = None,
+    salt: SaltOption = None,
+    horizons_days: HorizonsOption = None,
+    grant: GrantOption = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Page (Markdown) to write about what was decided.", dir_okay=False)
     ] = None,
 ) -> None:
     """Run the worker's own rules over a recorded history, without a broker.
@@ -148,21 +179,10 @@ def replay(
     What is not given comes from the environment (RECALL_...). Without --live-from
     the shop is live from the beginning.
     """
-    from worker import settings
-
     with plainly(), _file_errors():
         source = _data_set(files)
-        given = {
-            "playbook": playbook,
-            "currency": currency or (source and source.currency),
-            "timezone": timezone or (source and source.timezone),
-            "partitions": partitions,
-            "live_from": live_from and live_from.replace(tzinfo=live_from.tzinfo or UTC),
-            "salt": salt,
-            "horizons_days": horizons_days,
-        }
-        config = settings.load(**{name: value for name, value in given.items() if value is not None})
-        _replay(config, files, source, out, form)
+        given = _given(playbook, currency, timezone, partitions, live_from, salt, horizons_days)
+        _replay(_settings_of(source, given), files, source, out, form, _grants(grant), report)
 
 
 @import_app.command("online-retail")
@@ -258,14 +278,14 @@ def schema(
     *,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where a file is stale.")] = False,
 ) -> None:
-    """Write the JSON Schema of every contract."""
+    """Write the JSON Schema of every contract, and an AsyncAPI document of all topics."""
     import schemas
     from schemas import generate
 
-    target = directory or Path(schemas.__file__).parent / "json"
+    target = directory or Path(schemas.__file__).parent
     if not check:
         with plainly():
-            typer.echo(f"{len(generate.generate(target))} schemas written to {target}")
+            typer.echo(f"{len(generate.generate(target))} files written to {target}")
         return
     stale = generate.stale(target)
     if stale:
@@ -293,7 +313,9 @@ def demo(
 def evaluate(
     sets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SET]...", help="cdnow, retail, tmall, simulated, or one task of them; else all."),
+        typer.Argument(
+            metavar="[SET]...", help="cdnow, retail, tmall, simulated, one task of them, or hillstrom; else all."
+        ),
     ] = None,
     *,
     data: Annotated[
@@ -305,7 +327,7 @@ def evaluate(
     resamples: Annotated[int, typer.Option(help="Of the users, for intervals.", min=20)] = 200,
     learner: Annotated[Literal["river", "vectorised"], typer.Option(help="Which learns: both say the same.")] = "river",
 ) -> None:
-    """Measure the model on public data, beside batch models, with intervals.
+    """Measure the model and the choice on public data, beside batch models and other policies, with intervals.
 
     It needs what the extra `evaluate` of the package installs.
     """
@@ -317,28 +339,188 @@ def evaluate(
         command.run(sets or (), data, out, learner=learner, draws=resamples, console=make_console())
 
 
+@app.command("check")
+def check_playbook(
+    file: InputFile,
+    grant: Annotated[
+        list[str] | None,
+        typer.Option(help="Money a day that a budget is to have; may be given several times.", metavar="BUDGET=AMOUNT"),
+    ] = None,
+) -> None:
+    """Look for what is wrong with a playbook before it costs: mistakes, plays that no one can reach, rules that clash.
+
+    With --grant also whether the money pays for a contact in every partition. Exits with 1 where
+    there is an error; warnings are for a person to judge.
+    """
+    from worker import settings
+    from worker.recall.playbook import read
+    from worker.recall.playbook.check import check
+
+    with plainly():
+        config = settings.load()
+        grants = {given.budget: given.amount for given in _grants(grant)}
+        try:
+            told = read.read(file)
+            findings = check(told, grants=grants, partitions=config.partitions, horizons_days=config.horizons_days)
+        except read.PlaybookError as error:
+            findings = list(error.findings)
+    for finding in findings:
+        typer.echo(_shortened(f"{finding.level}: {read.told(str(file), finding)}"))
+    errors = sum(finding.level == "error" for finding in findings)
+    typer.echo(f"{file}: {_some(errors, 'error')}, {_some(len(findings) - errors, 'warning')}")
+    if errors:
+        raise typer.Exit(1)
+
+
 @app.command("adopt-playbook")
 def adopt_playbook(
     file: InputFile,
-    at: Annotated[
-        datetime,
-        typer.Option(
-            formats=["%Y-%m-%dT%H:%M:%S%z"], help="From when on it holds, as in 2026-01-05T00:00:00Z.", metavar="TIME"
-        ),
-    ],
+    at: AtOption,
+    share: Annotated[
+        float, typer.Option(help="Of the users, by a hash; the playbook before stays for the rest.")
+    ] = 1.0,
 ) -> None:
-    """Bring a playbook into force from a time on, in every partition.
+    """Bring a playbook into force from a time on, in every partition; with --share for some of the users.
 
     The workers must have been given the file: one that does not know the playbook holds its partition
     until it does.
     """
-    from worker import settings
-    from worker.adopt import adopt
+    from worker import control, settings
 
     with plainly():
         config = settings.load()
-        version = adopt(config, file, at)
-    typer.echo(f"{version} holds from {at.isoformat()} on, in {config.partitions} partitions")
+        version = control.adopt(config, file, at, share)
+    users = "" if share == 1 else f" for {share:.0%} of the users"
+    typer.echo(f"{version} holds{users} from {at.isoformat()} on, in {config.partitions} partitions")
+
+
+@app.command()
+def grant(
+    budget: Annotated[str, typer.Argument(help="Its name, as plays have it.")],
+    amount: Annotated[str, typer.Option(help="For all partitions together, in the shop's currency.")],
+    at: AtOption,
+    period: Annotated[
+        Literal["day", "campaign"], typer.Option(help="Renewed each day of the shop's, or given once.")
+    ] = "day",
+    until: UntilOption = None,
+    shadow_price: Annotated[
+        str, typer.Option(help="Lambda: what one unit of money would have earned elsewhere.")
+    ] = "0",
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Even if it could pay for nothing.")] = False,
+) -> None:
+    """Grant money for touches; a later grant of the same budget takes its place.
+
+    It is split evenly over the partitions: one that pays for less than a contact in each is refused.
+    """
+    from worker import control, settings
+    from worker.grants import Grant
+    from worker.recall.money import exact, micros, micros_text
+
+    with plainly():
+        config = settings.load()
+        given = Grant(
+            budget, micros(amount), period, None if until is None else control.ms(until), exact(shadow_price, "lambda")
+        )
+        control.grant(config, given, at, force=force)
+    told = f"{micros_text(given.amount)} {config.currency}{' a day' if period == 'day' else ''}"
+    typer.echo(f"{budget}: {told} from {at.isoformat()} on, split over {config.partitions} partitions")
+
+
+@app.command()
+def approve(
+    play: Annotated[str, typer.Argument(help="Its name in the playbook.")], at: AtOption, until: UntilOption = None
+) -> None:
+    """Let a play be played that waits for it (approval = true)."""
+    from worker import control, settings
+
+    with plainly():
+        config = settings.load()
+        control.approve(config, play, at, until)
+    typer.echo(f"{play} may be played from {at.isoformat()} on, in {config.partitions} partitions")
+
+
+@app.command()
+def stop() -> None:
+    """Let no command leave any more, from when the workers read this: at the live edge, within seconds.
+
+    What has left is not called back. Decisions go on, and are recorded as stopped.
+    """
+    from worker import control, settings
+
+    with plainly():
+        config = settings.load()
+        control.stop(config)
+    typer.echo(f"stopped, in {config.partitions} partitions; `recall resume` lets commands leave again")
+
+
+@app.command()
+def resume() -> None:
+    """Let commands leave again after `recall stop`; what was stopped is not made up for."""
+    from worker import control, settings
+
+    with plainly():
+        config = settings.load()
+        control.resume(config)
+    typer.echo(f"resumed, in {config.partitions} partitions")
+
+
+@app.command()
+def cost(
+    *,
+    contacts: Annotated[int | None, typer.Option(help="How many users are touched.", min=1)] = None,
+    contact_price: Annotated[str, typer.Option(help="Of one message or call.", metavar="AMOUNT")] = "0",
+    face_value: Annotated[str, typer.Option(help="Of the coupon that each gets.", metavar="AMOUNT")] = "0",
+    redemption: Annotated[str, typer.Option(help="Share of the coupons that are used.", metavar="SHARE")] = "0",
+    hours: Annotated[str, typer.Option(help="Of people, planning and looking after.", metavar="HOURS")] = "0",
+    hourly_rate: Annotated[str, typer.Option(help="What an hour of theirs costs.", metavar="AMOUNT")] = "0",
+    upkeep: Annotated[str, typer.Option(help="Of the system, for that time.", metavar="AMOUNT")] = "0",
+    wear: Annotated[str, typer.Option(help="Fatigue and harm to the brand, of each contact.", metavar="AMOUNT")] = "0",
+    shadow_price: Annotated[
+        str, typer.Option(help="Lambda: what a unit of money would have earned elsewhere.", metavar="NUMBER")
+    ] = "0",
+    rate_with: Annotated[str | None, typer.Option(help="Share that comes back with contact.", metavar="SHARE")] = None,
+    rate_without: Annotated[str, typer.Option(help="Share that would come back without.", metavar="SHARE")] = "0",
+    margin: Annotated[
+        str | None, typer.Option(help="What one who is won brings in, after cost of goods.", metavar="AMOUNT")
+    ] = None,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="Sum up what was spent instead: a folder of `recall replay --out`."),
+    ] = None,
+    currency: Annotated[str, typer.Option(help="ISO 4217; that of the decisions is known.")] = "CNY",
+    html: Annotated[Path | None, typer.Option(dir_okay=False, help="Page with charts to write.")] = None,
+    form: Annotated[Literal["text", "json"], typer.Option("--format", help="Of what is printed.")] = "text",
+) -> None:
+    """Reckon what winning users back costs in full, or sum up what it has cost.
+
+    Direct, opportunity and hidden costs; what a user who is won costs; and from which save rate on it pays.
+    Amounts are in major units; shares from 0 to 1, or in percent.
+    """
+    from worker.cost import command
+
+    with plainly(), _file_errors():
+        if decisions is not None and contacts is None:
+            command.ledger(decisions, html, form, make_console())
+            return
+        if contacts is None or decisions is not None:
+            raise ValueError("allowed is either --contacts NUMBER, with what they cost, or --decisions FOLDER")
+        question = command.question(
+            contacts=contacts,
+            contact_price=contact_price,
+            face_value=face_value,
+            redemption=redemption,
+            hours=hours,
+            hourly_rate=hourly_rate,
+            upkeep=upkeep,
+            wear=wear,
+            shadow_price=shadow_price,
+            rate_with=rate_with,
+            rate_without=rate_without,
+            margin=margin,
+            currency=currency,
+        )
+        command.answer(question, html, form, make_console())
 
 
 @app.command()
@@ -366,6 +548,84 @@ def model(
         console.print(model_report.shown(snapshot))
     if not found:
         console.print(model_report.NONE_YET)
+
+
+UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The shop's own id of the user.", show_default=False)]
+UrlOption = Annotated[
+    str | None, typer.Option(help="Of the worker that has the user's partition; else the one on this machine.")
+]
+
+
+@app.command()
+def explain(
+    user: UserArgument,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(exists=True, dir_okay=False, help="Histories, or one data set, to replay.", metavar="[FILE]..."),
+    ] = None,
+    url: UrlOption = None,
+    form: Annotated[Literal["text", "json"], typer.Option("--format", help="Form of what is shown.")] = "text",
+    playbook: PlaybookOption = None,
+    currency: CurrencyOption = None,
+    timezone: TimezoneOption = None,
+    partitions: PartitionsOption = None,
+    live_from: LiveFromOption = None,
+    salt: SaltOption = None,
+    horizons_days: HorizonsOption = None,
+    grant: GrantOption = None,
+) -> None:
+    """Say what is known of a user, what was decided and why, and what would be sent next.
+
+    Of a running worker; or, with files, of the end of a replay of them, with its options.
+    """
+    with plainly(), _file_errors():
+        if files:
+            given = _given(playbook, currency, timezone, partitions, live_from, salt, horizons_days)
+            told = _explained(user, files, given, _grants(grant))
+        else:
+            from worker import asking, settings
+
+            told = asking.ask(settings.load(), "explain", user, url)
+    _show(told, form)
+
+
+@app.command()
+def export(
+    user: UserArgument,
+    url: UrlOption = None,
+    *,
+    topics: Annotated[
+        bool, typer.Option("--topics", help="Also what the topics hold; reads the user's partition of each.")
+    ] = False,
+) -> None:
+    """Write as JSON everything that is kept of a user: the answer to a request for access."""
+    from worker import asking, settings
+
+    with plainly():
+        config = settings.load()
+        told = asking.ask(config, "export", user, url)
+        if topics:
+            told["topics"] = asking.on_topics(config, user)
+    _show(told, "json")
+
+
+@app.command()
+def erase(
+    user: UserArgument,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Have everything about a user erased, for good: the worker drops it when it reads this.
+
+    What the topics hold of him stays until their retention takes it; see docs/privacy.md.
+    """
+    from worker import asking, settings
+
+    if not yes:
+        typer.confirm(f"Erase everything that is kept of {user}, for good?", abort=True)
+    with plainly():
+        place = asking.erase(settings.load(), user)
+    typer.echo(f"written: {place}; what is under way is called back")
 
 
 @dead_letters_app.command("list")
@@ -478,7 +738,91 @@ def _data_set(files: list[Path]) -> Source | None:
     return open_source(files[0])
 
 
-def _replay(config: Settings, files: list[Path], source: Source | None, out: Path | None, form: Form) -> None:
+def _shortened(line: str) -> str:
+    return line if len(line) <= LINE_MAX else f"{line[:LINE_MAX]}..."
+
+
+def _some(n: int, what: str) -> str:
+    return f"{n or 'no'} {what}{'' if n == 1 else 's'}"
+
+
+def _given(
+    playbook: Path | None,
+    currency: str | None,
+    timezone: str | None,
+    partitions: int | None,
+    live_from: datetime | None,
+    salt: str | None,
+    horizons_days: str | None,
+) -> dict[str, object]:
+    """Return the settings of a replay that were given as options."""
+    given = {
+        "playbook": playbook,
+        "currency": currency,
+        "timezone": timezone,
+        "partitions": partitions,
+        "live_from": live_from and live_from.replace(tzinfo=live_from.tzinfo or UTC),
+        "salt": salt,
+        "horizons_days": horizons_days,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _settings_of(source: Source | None, given: dict[str, object]) -> Settings:
+    """Return the settings of a replay; a data set brings its currency and timezone along."""
+    from worker import settings
+
+    own = {} if source is None else {"currency": source.currency, "timezone": source.timezone}
+    return settings.load(**(own | given))
+
+
+def _explained(user: str, files: list[Path], given: dict[str, object], grants: list[Grant]) -> dict[str, Any]:
+    """Replay histories, and explain a user at their end with all that was decided of him."""
+    from worker.inquiry import kept
+    from worker.recall import explanation
+    from worker.replay import Replay
+
+    source, key = _data_set(files), user.encode()
+    config = _settings_of(source, given)
+    decisions = []
+
+    def emit(_: int, output: Output) -> None:
+        if output.topic == "recall-decisions" and output.key == key:
+            decisions.append(json.loads(output.value))
+
+    run = Replay(config, emit, grants=grants)
+    run.run(_topics(files, source)[0])
+    partition = run.partition_of(key)
+    found = kept(partition, run.customers, key)
+    if found is None:
+        raise ValueError(f"user = {user!r}: allowed is one of whom the history tells something")
+    return explanation.explain(run.customers, found, decisions)
+
+
+def _show(told: dict[str, Any], form: Literal["text", "json"]) -> None:
+    if form == "json":
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    from worker.told import explanation
+
+    make_console().print(explanation(told))
+
+
+def _grants(texts: list[str] | None) -> list[Grant]:
+    from worker.grants import Grant
+
+    return [Grant.of(text) for text in texts or ()]
+
+
+def _replay(
+    config: Settings,
+    files: list[Path],
+    source: Source | None,
+    out: Path | None,
+    form: Form,
+    grants: list[Grant],
+    report: Path | None,
+) -> None:
     from worker.outputs import Files
     from worker.replay import Replay
     from worker.stream.process import calm_gc
@@ -497,13 +841,20 @@ def _replay(config: Settings, files: list[Path], source: Source | None, out: Pat
             if written is not None:
                 written.take(number, output)
 
-        run = Replay(config, emit, progress=lambda n: progress.advance(task, n))
+        run = Replay(config, emit, grants=grants, progress=lambda n: progress.advance(task, n))
         topics["orders"] = _watched(topics.get("orders", iter(())), tally)
         run.run(topics)
     if source is not None:
         console.print(accounting(source))
     console.print(facts([("records", f"{total:,} in {config.partitions} partitions")]))
+    if run.products.counts["taken"] or run.products.counts["refused"]:
+        console.print(facts([("catalogue", numbers(run.products.counts, f"{len(run.products.catalog):,} products: "))]))
     console.print(outcome(tally, run.counts))
+    if report is not None:
+        from worker.policy_report import page
+
+        report.write_text(page(tally, config, run.partitions[0].shared.playbook, total, grants), encoding="utf-8")
+        console.print(facts([("report", str(report))]))
     if written is not None:
         console.print(facts([("written to", str(out)), ("", ", ".join(path.name for path in written.written))]))
 

@@ -8,6 +8,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from worker.recall.money import micros_text
+from worker.tally import COSTS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -58,7 +61,9 @@ def command_lines(command: Mapping[str, Any]) -> list[str]:
     """
     reason, value, risk = command["reason"], command["value"], command["risk"]
     fell = f" ({', '.join(reason['fell'])} fell)" if reason["fell"] else ""
-    first = f"{command['issued_at'][:10]}  {command['user_id']}  {reason['from_tier']} -> {reason['to_tier']}{fell}"
+    moved = f"{reason['from_tier']} -> {reason['to_tier']}{fell}"
+    why = moved if reason["from_tier"] != reason["to_tier"] else reason["text"]
+    first = f"{command['issued_at'][:10]}  {command['user_id']}  {why}"
     orders = "1 order" if value["orders"] == 1 else f"{value['orders']} orders"
     second = f"{command['action']['play']} by {command['delivery']['channel']}"
     second += f"; worth {value['net_revenue']} {value['currency']} in {orders}"
@@ -194,13 +199,31 @@ def outcome(tally: Tally, counts: Mapping[str, int]) -> Table:
         ("tiers", ", ".join(f"{tier} {n:,}" for tier, n in tally.tiers.items())),
         ("transitions", numbers({f"{a} -> {b}": n for (a, b), n in tally.transitions.items()})),
         ("commands", numbers(tally.plays, f"{len(tally.commands):,}: ")),
+        *_touches(tally),
         ("cancelled", numbers(tally.cancelled)),
+        ("held", numbers(tally.held)),
+        ("proposed", numbers(tally.proposed)),
         ("not sent", numbers(tally.suppressed)),
+        ("episodes", numbers(tally.endings("treated"))),
+        ("held out", numbers(tally.endings("control"))),
     ]
     table = facts(rows)
     for label, text in _model(tally):
         table.add_row(label, text)
     return table
+
+
+def _touches(tally: Tally) -> Iterable[tuple[str, str]]:
+    """Say by what the commands reach users, whom, and at what cost."""
+    if not tally.touches:
+        return
+    yield "  channel", numbers(tally.by("channel"))
+    potential = tally.by("potential")
+    if potential:
+        yield "  potential", f"of silent users: {numbers(potential)}"
+    cost = tally.cost
+    told = ", ".join(f"{kind} {micros_text(cost[kind])}" for kind in COSTS)
+    yield "  cost", f"{told} {tally.currency}"
 
 
 def _model(tally: Tally) -> Iterable[tuple[str, str]]:

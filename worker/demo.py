@@ -26,8 +26,12 @@ from worker import simulate, topics
 from worker.console import accounting, command_lines, facts, make_console, make_progress, numbers, outcome, under
 from worker.embedded import EmbeddedBroker
 from worker.feed import Feeder, FeedError
+from worker.grants import Grant
+from worker.recall.days import Days
+from worker.replay import midnights
 from worker.settings import load
 from worker.sources import Accounting, Source, open_source
+from worker.sources.history import HistoryRecord
 from worker.stream.record import PARTITION_KEY, PartitionRecord
 from worker.stream.topics import TopicsError, changelog_of
 from worker.tally import Tally
@@ -39,13 +43,14 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from worker.settings import Settings
-    from worker.sources.history import HistoryRecord
 
 USERS: Final = 900
 DAYS: Final = 240
 SEED: Final = 1
 LIVE_AFTER: Final = 0.55
 """Share of the history that lies before the launch: the model learns from it, and nobody is touched."""
+GRANT: Final = Grant.of("daily=25.00")
+"""Enough for the shop of a demo: what is shown is whom it is spent on."""
 PLAYBOOK: Final = Path(__file__).with_name("demo.toml")
 OUTPUTS: Final = ("recall", "tier-changes", "recall-decisions", "churn-model", "dead-letter")
 COMMANDS_SHOWN_A_SECOND: Final = 2
@@ -66,11 +71,13 @@ class Show(NamedTuple):
     source: Source
     records: list[HistoryRecord]
     overrides: dict[str, Any]
+    ticks: bool
+    """Whether the feeder has to write the ticks: a history may bring its control records along."""
 
     @property
-    def ticks(self) -> bool:
-        """Tell whether the feeder has to write the ticks: a history may bring its control records along."""
-        return not any(record.topic == CONTROL for record in self.records)
+    def data(self) -> int:
+        """Return how many records are no control."""
+        return sum(record.topic != CONTROL for record in self.records)
 
 
 def run(data: Path | None, *, users: int = USERS, days: int = DAYS) -> int:
@@ -104,7 +111,18 @@ def prepare(data: Path | None, *, users: int, days: int) -> Show:
         "playbook": None if any(record.topic == "profiles" for record in records) else PLAYBOOK,
         "live_from": rfc3339(round(first + LIVE_AFTER * (last - first))),
     }
-    return Show(source, records, {name: value for name, value in given.items() if value is not None})
+    overrides = {name: value for name, value in given.items() if value is not None}
+    ticks = not any(record.topic == CONTROL for record in records)
+    if ticks:
+        records[:0] = _granted(load(**overrides), first)
+    return Show(source, records, overrides, ticks)
+
+
+def _granted(settings: Settings, first: int) -> list[HistoryRecord]:
+    """Return the records that grant money from the first midnight on, as a replay with such a grant has them."""
+    midnight = next(midnights(first, Days(settings.timezone)))
+    values = GRANT.records(midnight, settings.currency, settings.partitions)
+    return [HistoryRecord(CONTROL, b"%d" % number, first, value) for number, value in enumerate(values)]
 
 
 def _end(number: int, _frame: object) -> NoReturn:
@@ -120,7 +138,6 @@ def _run(show: Show, console: Console) -> int:
             "app_id": "recall-demo",
             "mode": "plain",
             "clock": "recorded",
-            "accept_missing_guards": True,
             "web_port": 0,
             "datadir": str(Path(folder, "data")),
         }
@@ -147,7 +164,7 @@ def _run(show: Show, console: Console) -> int:
 def _introduce(show: Show, settings: Settings, console: Console) -> None:
     console.print(accounting(show.source))
     rows = [
-        ("records", f"{len(show.records):,}, {_date(show.records[0])} to {_date(show.records[-1])}"),
+        ("records", f"{show.data:,}, {_date(show.records[0])} to {_date(show.records[-1])}"),
         ("broker", f"{settings.broker}, in this process"),
         ("live from", f"{settings.live_from:%Y-%m-%d}: before it, decisions are only recorded"),
     ]
@@ -432,9 +449,8 @@ def problems(
             f"{account.lines} lines are not {account.carried} carried and {numbers(account.left_out)} left out"
         )
     fed = sum(n for (topic, _), n in sent.items() if topic != CONTROL)
-    control = sum(record.topic == CONTROL for record in show.records)
-    if fed != len(show.records) - control:
-        wrong.append(f"{len(show.records) - control} records were to be sent, {fed} were")
+    if fed != show.data:
+        wrong.append(f"{show.data} records were to be sent, {fed} were")
     for (topic, number), n in sorted(sent.items()):
         read = records[number].offsets.get(topic, 0) if topic in SOURCE_TOPICS else n
         # The trainer writes to control too.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec.structs import replace
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
 from worker.recall.days import DAY_MS
+from worker.recall.policy import budget, subsidy
 from worker.recall.risk.drift import SIGNALS
 from worker.recall.risk.trainer import REASONS
 from worker.stream.metrics import counted
@@ -19,10 +21,15 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from schemas.snapshots import Snapshot
+    from worker.catalog import Products
     from worker.recall.days import Days
     from worker.recall.profile import Profile
     from worker.recall.shop import Shared
+    from worker.recall.step import Customers
     from worker.stream.lane import Lane
+
+MICROS: Final = 1_000_000
+"""In a unit of the shop's currency."""
 
 
 class CustomersCollector:
@@ -97,6 +104,135 @@ def _model_events(counts: Mapping[int, Mapping[str, int]]) -> CounterMetricFamil
     for number, of_one in counts.items():
         for event in _MODEL_EVENTS:
             family.add_metric([str(number), event], of_one.get(event, 0))
+    return family
+
+
+class CatalogCollector:
+    """Reads off, when asked, what this process has read of the catalogue."""
+
+    def __init__(self, products: Products) -> None:
+        self._products = products
+
+    def describe(self) -> Iterable[Metric]:
+        """Have the registry not ask before the app runs."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        records = CounterMetricFamily("recall_catalog_records", "Records of the catalogue.", labels=["outcome"])
+        for outcome, n in self._products.counts.items():
+            records.add_metric([outcome], n)
+        yield records
+        yield GaugeMetricFamily("recall_catalog_products", "Products known.", value=len(self._products.catalog))
+
+
+class PolicyCollector:
+    """Reads off, when asked, what the partitions of this process have granted and spent, and what raises an alarm.
+
+    An alarm is no reason not to be ready: the worker does what it should, and people have to look.
+    """
+
+    def __init__(self, lanes: Iterable[Lane], customers: Customers) -> None:
+        self._lanes = lanes
+        self._customers = customers
+
+    def describe(self) -> Iterable[Metric]:
+        """Have the registry not ask before the app runs."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        partitions: dict[int, Partition[Profile, Shared]] = {
+            lane.number: lane.work for lane in self._lanes if isinstance(lane.work, Partition)
+        }
+        counts = {number: partition.record.counts for number, partition in partitions.items()}
+        yield _ledger(counts)
+        yield counted("recall_held", "Decisions put off.", counts, "held.", "reason")
+        yield _split("recall_outcomes", "Episodes with a play that ended.", counts, "ended.", ("arm", "play", "reason"))
+        yield counted("recall_proposals", "Touches that waited for an approval.", counts, "proposed.", "play")
+        gauges = _PolicyGauges()
+        for number, partition in partitions.items():
+            gauges.add(str(number), partition.shared, partition.clock, self._customers)
+        yield from gauges.families
+
+
+class _PolicyGauges:
+    """What a partition's shared state says at its clock."""
+
+    def __init__(self) -> None:
+        granted = ["partition", "budget", "period"]
+        self._granted = GaugeMetricFamily("recall_budget_granted", "Of a day, or a campaign.", labels=granted)
+        self._spent = GaugeMetricFamily("recall_budget_spent", "Of what is granted.", labels=granted)
+        self._share = GaugeMetricFamily(
+            "recall_subsidised_share", "Of four weeks' commands, those with an incentive.", labels=["partition"]
+        )
+        self._climbs = GaugeMetricFamily("recall_subsidised_alarm", "1 while it climbs.", labels=["partition"])
+        self._people = GaugeMetricFamily("recall_people_used", "Touches by people today.", labels=["partition"])
+        self._capacity = GaugeMetricFamily("recall_people_capacity", "As many there may be.", labels=["partition"])
+        self._unheard = GaugeMetricFamily(
+            "recall_unheard_touches", "In a row without any feedback.", labels=["partition"]
+        )
+        self._missing = GaugeMetricFamily(
+            "recall_feedback_alarm", "1 while so many that nothing escalates.", labels=["partition"]
+        )
+        self._canary = GaugeMetricFamily(
+            "recall_canary_share", "Of users for whom it is in force.", labels=["partition", "version"]
+        )
+        self._approved = GaugeMetricFamily("recall_approved", "1 while approved.", labels=["partition", "play"])
+        self._stopped = GaugeMetricFamily("recall_stopped", "1 while no command leaves.", labels=["partition"])
+
+    @property
+    def families(self) -> Iterator[Metric]:
+        yield from (self._granted, self._spent, self._share, self._climbs, self._people, self._capacity)
+        yield from (self._unheard, self._missing, self._canary, self._approved, self._stopped)
+
+    def add(self, number: str, shared: Shared, clock: int, customers: Customers) -> None:
+        days = customers.shop.days
+        playbook = customers.in_force(replace(shared, canary=None), b"").playbook
+        day = days.of(clock)
+        for name, granted in shared.budgets.items():
+            now = granted.on(day)
+            labels = [number, name, granted.period]
+            self._granted.add_metric(labels, 0 if granted.over(clock) else now.amount / MICROS)
+            self._spent.add_metric(labels, now.spent / MICROS)
+        week = days.week(day)
+        sent, given = subsidy.share_of(shared.subsidised, week)
+        self._share.add_metric([number], given / sent if sent else 0)
+        self._climbs.add_metric([number], subsidy.climbs(shared.subsidised, week, playbook))
+        used_on, used = shared.human
+        self._people.add_metric([number], used if used_on == day else 0)
+        capacity = budget.capacity(
+            playbook.ladder.human_per_day, partition=int(number), partitions=customers.shop.partitions, day=day
+        )
+        self._capacity.add_metric([number], capacity)
+        self._unheard.add_metric([number], shared.unheard)
+        self._missing.add_metric([number], shared.unheard >= playbook.ladder.alarm_after)
+        if shared.canary is not None:
+            version, share = shared.canary
+            self._canary.add_metric([number, version], share)
+        for play, until in shared.approved.items():
+            self._approved.add_metric([number, play], not until or clock < until)
+        self._stopped.add_metric([number], shared.stopped)
+
+
+def _ledger(counts: Mapping[int, Mapping[str, int]]) -> CounterMetricFamily:
+    """Return what touches have cost, in the shop's currency: as expected when they were sent, and as told since."""
+    told = "What touches cost, in the shop's currency."
+    return _split("recall_cost", told, counts, "ledger.", ("kind", "play"), unit=MICROS)
+
+
+def _split(
+    name: str,
+    about: str,
+    counts: Mapping[int, Mapping[str, int]],
+    prefix: str,
+    labels: tuple[str, ...],
+    unit: int = 1,
+) -> CounterMetricFamily:
+    """Return a counter with several labels, which follow the prefix with dots between them."""
+    family = CounterMetricFamily(name, about, labels=["partition", *labels])
+    for number, of_one in counts.items():
+        for key, n in of_one.items():
+            if key.startswith(prefix):
+                family.add_metric([str(number), *key.removeprefix(prefix).split(".", len(labels) - 1)], n / unit)
     return family
 
 

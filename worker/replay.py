@@ -1,8 +1,9 @@
 """Runs the worker's own rules over a recorded history, without a broker.
 
 The history is split by key as the topics are, and merged as the worker merges a backlog. Where it has no control
-records, the replay writes what a worker fed with it would read: a tick at each midnight of the shop, and what the
-trainer says. All partitions come to a midnight before the trainer runs and any goes on.
+records, the replay writes what a worker fed with it would read: a tick at each midnight of the shop, what the trainer
+says, and what was granted, from the first midnight on. All partitions come to a midnight before the trainer runs and
+any goes on.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import orjson
 
 from schemas.snapshots import Snapshot, read_model
-from schemas.topics import CONTROL, SOURCE_TOPICS, TRAINING
+from schemas.topics import CATALOG, CONTROL, SOURCE_TOPICS, TRAINING
 from schemas.values import rfc3339
 from worker import bootstrap
+from worker.catalog import Products
 from worker.partitioner import Partitioner
 from worker.recall.risk.scorer import Scorer
 from worker.stream.partition import Partition, Unit
@@ -25,6 +27,7 @@ from worker.stream.record import PARTITION_KEY
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from worker.grants import Grant
     from worker.recall.days import Days
     from worker.recall.profile import Profile
     from worker.recall.shop import Shared
@@ -77,18 +80,22 @@ class Replay:
         settings: Settings,
         emit: Callable[[int, Output], None],
         *,
+        grants: Iterable[Grant] = (),
         progress: Callable[[int], None] = lambda _: None,
         rows_max: int = 8192,
         records_max: int = 32768,
     ) -> None:
         self.settings = settings
         self.models: dict[tuple[int, int], Scorer] = {}
-        self.customers = bootstrap.customers(settings, self.models)
+        self.products = Products(settings.shop().currency)
+        self.customers = bootstrap.customers(settings, self.models, self.products.catalog)
         self.trainers = [bootstrap.trainer(settings, horizon_days) for horizon_days in settings.horizons_days]
         self.partitions: list[Partition[Profile, Shared]] = [
             Partition(bootstrap.layout(n, settings), self.customers, {}, rows_max=rows_max, records_max=records_max)
             for n in range(settings.partitions)
         ]
+        self._grants = list(grants)
+        """Those that are still to be written."""
         self._emit = emit
         self._progress = progress
         self._partitioner = Partitioner(settings.partitions)
@@ -102,15 +109,23 @@ class Replay:
         """The counters of all partitions together."""
         return sum((Counter(partition.record.counts) for partition in self.partitions), Counter[str]())
 
+    def partition_of(self, key: bytes) -> Partition[Profile, Shared]:
+        """Return the partition that a key belongs to."""
+        return self.partitions[self._partitioner.of(key)]
+
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, row) of every user and reserved key, but not the partitions' own records."""
         for partition in self.partitions:
             yield from ((key, row) for key, row in partition.rows.items() if key != PARTITION_KEY)
 
     def run(self, topics: Mapping[str, Chunks]) -> None:
-        """Go through the whole history, and to the first midnight after it."""
+        """Go through the whole history, and to the first midnight after it; through its catalogue before all else."""
+        for chunk in topics.get(CATALOG, ()):
+            self._stock(chunk)
         cursors = {topic: topics[topic] for topic in topics if topic in SOURCE_TOPICS}
         recorded = CONTROL in cursors
+        if recorded and self._grants:
+            raise ValueError("grants: allowed where the history has no control records; this one brings its own")
         for topic in (*cursors, CONTROL):
             self._expect(topic, more=True)
         while CONTROL in cursors:  # as the worker does: what control holds may act ahead
@@ -129,8 +144,10 @@ class Replay:
         Midnights come one after the other, each with the records since the one before; `close` ends the history.
         """
         self._expect(CONTROL, more=True)
-        cursors = {topic: chunks for topic, chunks in by_topic(records).items() if topic in SOURCE_TOPICS}
-        for topic in sorted(cursors):
+        cursors = by_topic(records)
+        for chunk in cursors.pop(CATALOG, ()):
+            self._stock(chunk)
+        for topic in sorted(cursors.keys() & SOURCE_TOPICS):
             self._read(topic, cursors)
         self._close_day(midnight, {})
 
@@ -160,7 +177,11 @@ class Replay:
                 self._read(topic, cursors)
 
     def _close_day(self, midnight: int, cursors: dict[str, Chunks]) -> None:
-        """Bring all partitions to a midnight; then the trainers learn."""
+        """Bring all partitions to a midnight; then the trainers learn. What was granted holds from the first one on."""
+        for given in self._grants:
+            for number, value in enumerate(given.records(midnight, self.settings.currency, self.settings.partitions)):
+                self._control(value, midnight, number)
+        self._grants.clear()
         self._control(tick(midnight), midnight)
         self._read_on(cursors)
         self._train()
@@ -185,6 +206,13 @@ class Replay:
         for partition, records in zip(self.partitions, fed, strict=True):
             partition.feed(topic, records)
         self._progress(len(chunk))
+
+    def _stock(self, chunk: Iterable[HistoryRecord]) -> None:
+        """Take records of the catalogue."""
+        for record in chunk:
+            self.products.take(record.key or None, record.value, self._offsets[CATALOG, 0])
+            self._offsets[CATALOG, 0] += 1
+            self._progress(1)
 
     def _addressed(self, key: bytes) -> Iterable[int]:
         """Return the partitions of a control record: its key is a number, or empty for all of them."""

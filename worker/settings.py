@@ -25,11 +25,11 @@ from worker.recall.money import Currency
 from worker.recall.shop import Shop
 from worker.stream.connection import Connection, Sasl, SaslMechanism, SecurityProtocol, Tls
 
-DEFAULT_PLAYBOOK = Path(__file__).parent / "recall" / "default.toml"
+DEFAULT_PLAYBOOK = Path(__file__).parent / "recall" / "playbook" / "default.toml"
 
 
 PREFIX: Final = "RECALL_"
-SECRETS: Final = frozenset({"sasl_password", "salt"})
+SECRETS: Final = frozenset({"explain_token", "sasl_password", "salt"})
 """Fields whose value no message repeats."""
 NEAR: Final = 0.8
 """How alike a misspelt name is to the one that was meant, 0 to 1."""
@@ -83,8 +83,6 @@ class Settings(BaseSettings):
     """Where rows are kept: with `rocksdb` on disk, under `datadir`, and a restart reads the changelog's tail alone."""
     clock: Literal["wall", "recorded"] = "wall"
     """Who writes the ticks: the worker, from the wall clock, or whoever feeds in a recorded history."""
-    accept_missing_guards: bool = False
-    """Quiet hours and budgets are not there yet: say that commands may leave all the same."""
     commit_interval_ms: Annotated[int, Field(ge=0, le=10_000)] = 25
     tick_s: Annotated[float, Field(gt=0, le=60)] = 5.0
     instance_id: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,100}$")] | None = None
@@ -98,6 +96,8 @@ class Settings(BaseSettings):
     stop_timeout_s: Annotated[float, Field(gt=0, le=300)] = 8.0
     """For the last commits at a stop; shorter than what whoever stops the worker waits (Docker: 10 s)."""
     web_port: Annotated[int, Field(ge=0, le=65535)] = 6066
+    explain_token: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """With it whoever has it may ask about a user on the web port; without it only this machine may."""
     datadir: Path = Path("recall-data")
 
     # The way to the brokers, for all clients alike.

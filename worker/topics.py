@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, ResourceType
 
-from schemas.topics import MODEL, SOURCE_TOPICS, TOPICS, TRAINING
+from schemas.topics import CATALOG, MODEL, SOURCE_TOPICS, TOPICS, TRAINING
 from worker.stream import probe
 from worker.stream import topics as stream_topics
 from worker.stream.exits import UnavailableError
@@ -83,7 +83,7 @@ def grants(settings: Settings) -> list[Grant]:
     group recall-probe- ('read',)
     transactional_id recall- ('write',)
     """
-    read = {*SOURCE_TOPICS, TRAINING, MODEL}
+    read = {*SOURCE_TOPICS, TRAINING, MODEL, CATALOG}
     found = []
     for topic in TOPICS.values():
         operations = []

@@ -9,7 +9,7 @@ import orjson
 from rich.table import Table
 
 from worker.console import facts
-from worker.evaluate import logs, page, results, summary
+from worker.evaluate import choice, hillstrom, logs, page, results, summary
 from worker.evaluate.examples import build
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def chosen(names: Sequence[str]) -> list[Task]:
     >>> [task.name for task in chosen(["cdnow", "retail"])]
     ['cdnow', 'retail-30', 'retail-60', 'retail-90']
     """
-    known = {name for task in logs.TASKS.values() for name in (task.name, task.log)}
+    known = {name for task in logs.TASKS.values() for name in (task.name, task.log)} | {hillstrom.NAME}
     for name in names:
         if name not in known:
             raise ValueError(f"set = {name}: allowed are {', '.join(sorted(known))}")
@@ -51,20 +51,28 @@ def run(names: Sequence[str], data: Path, out: Path, *, learner: Learner, draws:
     out.mkdir(parents=True, exist_ok=True)
     for task, log, examples in _opened(chosen(names), data):
         result = results.evaluate(task, examples, timezone=log.timezone, learner=learner, draws=draws)
-        (out / f"{task.name}.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
+        _keep(out, result)
         show(result, console)
+    if not names or hillstrom.NAME in names:
+        result = hillstrom.evaluate(data)
+        _keep(out, result)
+        choice.show(result, console)
     command = shlex.join(
         ["recall", "evaluate", "--data", "DIR", "--out", "DIR", "--learner", learner, "--resamples", str(draws)]
     )
-    kept = read(out)
-    (out / PAGE).write_text(page.write(kept, command))
-    (out / SUMMARY).write_text(summary.write(kept, command))
+    kept, tested = read(out, logs.TASKS), read(out, [hillstrom.NAME])
+    (out / PAGE).write_text(page.write(kept, tested, command))
+    (out / SUMMARY).write_text(summary.write(kept, tested, command))
     console.print(facts([("written to", str(out)), ("", f"{PAGE}, {SUMMARY}, and a .json for each task")]))
 
 
-def read(out: Path) -> list[dict[str, Any]]:
-    """Return the results that are kept in a folder, in the order of the tasks."""
-    return [orjson.loads(path.read_bytes()) for name in logs.TASKS if (path := out / f"{name}.json").exists()]
+def read(out: Path, names: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the results of these names that are kept in a folder, in their order."""
+    return [orjson.loads(path.read_bytes()) for name in names if (path := out / f"{name}.json").exists()]
+
+
+def _keep(out: Path, result: Mapping[str, Any]) -> None:
+    (out / f"{result['task']}.json").write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:

@@ -1,7 +1,4 @@
-"""The results as one HTML page that opens without a network: tables, and charts by Vega-Lite, which lies in it.
-
-Colours are those of Okabe and Ito, told apart with any colour vision, and lines differ in their dashes too.
-"""
+"""The results as one page: tables and charts. Lines differ in their dashes too, not by colour alone."""
 
 from __future__ import annotations
 
@@ -9,22 +6,21 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 import altair as alt
-import orjson
-import vl_convert
 
+from worker import page
+from worker.evaluate import choice
 from worker.evaluate.results import CONSTANT, ECE_MAX, MODEL, PEER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 _DRAWN: Final = {
-    MODEL: ("#0072B2", [1, 0]),
-    PEER: ("#D55E00", [6, 3]),
-    "BG/NBD": ("#009E73", [2, 2]),
-    "recency": ("#CC79A7", [8, 2, 2, 2]),
+    MODEL: (page.BLUE, [1, 0]),
+    PEER: (page.RED, [6, 3]),
+    "BG/NBD": (page.GREEN, [2, 2]),
+    "recency": (page.PINK, [8, 2, 2, 2]),
 }
 """The ways to predict that charts show; tables show all."""
-_GREY: Final = "#767676"
 _WIDTH, _HEIGHT = 380, 260
 _FORMATS: Final = {"quantitative": ".3f", "temporal": "%d %b %Y"}
 _COLUMNS: Final = (
@@ -41,45 +37,6 @@ _COLUMNS: Final = (
 )
 _MARKS: Final = {"better": "▲ better", "worse": "▼ worse", "no difference": "= no difference"}
 
-_STYLE: Final = """
-:root { --ink: #1a1a1a; --soft: #595959; --line: #d9d9d9; --accent: #0072B2; }
-* { box-sizing: border-box; }
-body { font: 15px/1.55 system-ui, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif; color: var(--ink);
-       max-width: 76rem; margin: 0 auto; padding: 2rem 1.5rem 4rem; background: #fff; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .5rem; }
-h2 { font-size: 1.35rem; margin: 3rem 0 .25rem; padding-top: 1rem; border-top: 2px solid var(--ink); }
-h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
-p { margin: .4rem 0; max-width: 46rem; }
-.soft { color: var(--soft); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .86rem; margin: .75rem 0; width: 100%;
-        font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .3rem .45rem; border-bottom: 1px solid var(--line); white-space: nowrap;
-         vertical-align: top; }
-th { font-weight: 600; vertical-align: bottom; border-bottom: 1px solid var(--ink); white-space: normal; }
-th:first-child, td:first-child, td.text, th.text { text-align: left; }
-td.text { white-space: normal; min-width: 11rem; }
-tr.model td { font-weight: 600; background: #eef5fa; }
-td small { display: block; color: var(--soft); font-weight: 400; font-size: .72rem; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(29rem, 1fr)); gap: 1.25rem 1.5rem;
-          margin-top: .75rem; }
-figure { margin: 0; break-inside: avoid; }
-figcaption { font-size: .86rem; color: var(--soft); max-width: 29rem; margin-top: .25rem; }
-figcaption b { color: var(--ink); }
-code, pre { font: .82rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
-pre { background: #f5f5f5; padding: .75rem 1rem; overflow-x: auto; white-space: pre-wrap; }
-ul.targets { list-style: none; padding: 0; margin: .5rem 0; font-size: .9rem; }
-nav a { margin-right: 1rem; }
-a { color: var(--accent); }
-@media print {
-  body { max-width: none; padding: 0; font-size: 10.5pt; }
-  section { break-before: page; } nav { display: none; }
-  h2 { border-top: 0; margin-top: 0; } table { font-size: 8pt; } .charts { grid-template-columns: 1fr 1fr; gap: .5rem; }
-  figure svg { max-width: 100%; height: auto; }
-  tr.model td { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-}
-"""
-
 _INTRO: Final = """
 <p>Each week the model says of every customer how likely it is that nothing more comes within a horizon. Here these
 predictions are held against what came, on public data and on a simulated shop, beside those of other models on the same
@@ -90,31 +47,25 @@ customers; <i>better</i> and <i>worse</i> mean that the interval of the differen
 """
 
 
-def write(results: Sequence[Mapping[str, Any]], command: str) -> str:
-    """Return the page of all results; `command` makes it anew."""
+def write(results: Sequence[Mapping[str, Any]], tested: Sequence[Mapping[str, Any]], command: str) -> str:
+    """Return the page of all results, and of the choice's test where there is one; `command` makes it anew."""
     charts: dict[str, dict[str, Any]] = {}
     sections = [_section(result, charts) for result in results]
-    scripts = (vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"), _EMBED % orjson.dumps(charts).decode())
-    script = "\n".join(scripts).replace("</script", "<\\/script")
-    contents = "".join(f'<a href="#{result["task"]}">{escape(result["title"])}</a> ' for result in results)
-    versions = ", ".join(f"{name} {number}" for name, number in results[0]["versions"].items())
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>How good is the churn model?</title><style>{_STYLE}</style></head><body>"
-        f"<h1>How good is the churn model?</h1>{_INTRO}<nav>{contents}</nav>"
-        f"<h3>In short</h3>{_overview(results)}{_claim(results)}{''.join(sections)}"
-        f'<section><h2>How to make this page</h2><pre>{escape(command)}</pre><p class="soft">With {escape(versions)}; '
-        f"{results[0]['resamples']} resamples of the customers.</p></section>"
-        f"<script>{script}</script></body></html>\n"
+    for test in tested:
+        place = f"{test['task']}-budget"
+        charts[place] = page.themed(choice.chart(test))
+        sections.append(f"{choice.section(test, place)}{_targets(test)}</section>")
+    shown = [*results, *tested]
+    contents = "".join(f'<a href="#{result["task"]}">{escape(result["title"])}</a> ' for result in shown)
+    in_short = f"<h3>In short</h3>{_overview(results)}{_claim(results)}" if results else ""
+    versions = {f"{name} {number}": None for result in shown for name, number in result["versions"].items()}
+    resampled = f"; {results[0]['resamples']} resamples of the customers" if results else ""
+    body = (
+        f"{_INTRO}<nav>{contents}</nav>{in_short}{''.join(sections)}"
+        f'<section><h2>How to make this page</h2><pre>{escape(command)}</pre><p class="soft">With '
+        f"{escape(', '.join(versions))}{resampled}.</p></section>"
     )
-
-
-_EMBED: Final = """
-const charts = %s;
-for (const [place, spec] of Object.entries(charts))
-  vegaEmbed("#" + place, spec, {actions: false, renderer: "svg"});
-"""
+    return page.write("How good is the churn model?", body, charts)
 
 
 def _overview(results: Iterable[Mapping[str, Any]]) -> str:
@@ -191,7 +142,7 @@ def _section(result: Mapping[str, Any], charts: dict[str, dict[str, Any]]) -> st
 
     def figure(name: str, chart: alt.TopLevelMixin, caption: str) -> None:
         place = f"{result['task']}-{name}"
-        charts[place] = _themed(chart)
+        charts[place] = page.themed(chart)
         figures.append(f'<figure><div id="{place}"></div><figcaption>{caption}</figcaption></figure>')
 
     at = result["models"][MODEL]["at_precision"]
@@ -260,18 +211,6 @@ def _targets(result: Mapping[str, Any]) -> str:
 # -- charts ------------------------------------------------------------------------------------------------------------
 
 
-def _themed(chart: alt.TopLevelMixin) -> dict[str, Any]:
-    spec: dict[str, Any] = (
-        chart.configure_view(stroke=None)
-        .configure_axis(
-            labelFontSize=12, titleFontSize=12, titleFontWeight="normal", gridColor="#ececec", domainColor="#888888"
-        )
-        .configure_legend(orient="top", title=None, labelFontSize=12, symbolStrokeWidth=3, symbolSize=250)
-        .to_dict()
-    )
-    return spec
-
-
 def _shown(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {name: result["models"][name] for name in _DRAWN}
 
@@ -308,12 +247,12 @@ def _told(axis: alt.X | alt.Y) -> alt.Tooltip:
 
 def _diagonal() -> alt.Chart:
     ends = alt.Data(values=[{"x": 0, "y": 0}, {"x": 1, "y": 1}])
-    return alt.Chart(ends).mark_line(color=_GREY, strokeWidth=1, strokeDash=[3, 3]).encode(x="x:Q", y="y:Q")
+    return alt.Chart(ends).mark_line(color=page.GREY, strokeWidth=1, strokeDash=[3, 3]).encode(x="x:Q", y="y:Q")
 
 
 def _level(at: float, words: str) -> alt.LayerChart:
     data = alt.Data(values=[{"y": at, "words": words}])
-    rule = alt.Chart(data).mark_rule(color=_GREY, strokeDash=[3, 3]).encode(y="y:Q")
+    rule = alt.Chart(data).mark_rule(color=page.GREY, strokeDash=[3, 3]).encode(y="y:Q")
     text = alt.Chart(data).mark_text(align="left", baseline="top", dx=4, dy=3, color="#595959", fontSize=12)
     return rule + text.encode(x=alt.value(0), y="y:Q", text="words:N")
 
@@ -386,7 +325,7 @@ def _ablation(result: Mapping[str, Any]) -> alt.LayerChart:
         rows.append(
             {"group": group, "kind": f"{kind} it", "difference": one["auc"]["value"] - whole, "low": low, "high": high}
         )
-    colours = alt.Color("kind:N", scale=alt.Scale(domain=["only it", "without it"], range=["#D55E00", "#0072B2"]))
+    colours = alt.Color("kind:N", scale=alt.Scale(domain=["only it", "without it"], range=[page.RED, page.BLUE]))
     base = alt.Chart(alt.Data(values=rows), width=_WIDTH - 60).encode(
         y=alt.Y("group:N", title=None, sort=None), yOffset="kind:N", color=colours
     )
@@ -395,5 +334,5 @@ def _ablation(result: Mapping[str, Any]) -> alt.LayerChart:
         shape=alt.Shape("kind:N", legend=None),
     )
     bars = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
-    zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=_GREY).encode(x="x:Q")
+    zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=page.GREY).encode(x="x:Q")
     return zero + bars + dots

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from worker.evaluate import choice
 from worker.evaluate.results import CONSTANT, MODEL, PEER
 
 if TYPE_CHECKING:
@@ -33,18 +34,21 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"  not met: {target}"
 
 
-def write(results: Sequence[Mapping[str, Any]], command: str) -> str:
-    """Return the summary of all results as Markdown; `command` makes it anew."""
-    versions = ", ".join(f"{name} {number}" for name, number in results[0]["versions"].items())
-    parts = [
-        "# Evaluation of the churn model",
-        (
-            f"Made by `{command}` with {versions}. Intervals are 95%, from {results[0]['resamples']} resamples of the "
-            f"users; better and worse are said where the interval of the difference to {PEER} leaves out 0."
-        ),
-        _overview(results),
-        *(part for result in results for part in _section(result)),
-    ]
+def write(results: Sequence[Mapping[str, Any]], tested: Sequence[Mapping[str, Any]], command: str) -> str:
+    """Return the summary of all results, the choice's test among them, as Markdown; `command` makes it anew."""
+    parts = ["# Evaluation of the churn model and the choice", f"Made by `{command}`."]
+    if results:
+        versions = ", ".join(f"{name} {number}" for name, number in results[0]["versions"].items())
+        parts += [
+            (
+                f"The churn model with {versions}. Intervals are 95%, from {results[0]['resamples']} resamples of the "
+                f"users; better and worse are said where the interval of the difference to {PEER} leaves out 0."
+            ),
+            _overview(results),
+            *(part for result in results for part in _section(result)),
+        ]
+    for test in tested:
+        parts += choice.markdown(test)
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,6 +1,6 @@
 """What a record says, once it is read: the bodies that the profile and the partition take."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -16,6 +16,13 @@ class Activity(Struct, frozen=True, gc=False):
     product_id: str | None = None
     category: str | None = None
     price_minor: int | None = None
+
+
+class App(Struct, frozen=True, gc=False):
+    """The shop's app came onto a device of the user's, was opened, or is gone from it."""
+
+    message_id: str
+    state: Literal["installed", "opened", "uninstalled"]
 
 
 class Item(NamedTuple):
@@ -73,7 +80,8 @@ class Feedback(Struct, frozen=True, gc=False):
     command_id: str
     status: Status
     channel: Channel
-    cost_minor: int | None
+    cost_micros: int | None
+    """What it cost, millionths of a major unit."""
 
 
 class Heartbeat(NamedTuple):
@@ -98,9 +106,27 @@ class AdoptSnapshot(NamedTuple):
 
 
 class AdoptPlaybook(NamedTuple):
-    """A version of the playbook comes into force."""
+    """A version of the playbook comes into force, for a share of the users."""
 
     version: str
+    share: float = 1.0
+
+
+class Grant(NamedTuple):
+    """Money for touches; `until` in ms, 0 for always."""
+
+    budget_id: str
+    amount_micros: int
+    period: Literal["day", "campaign"]
+    until: int
+    shadow_price: float
+
+
+class Approve(NamedTuple):
+    """A proposed play may be played; `until` in ms, 0 for always."""
+
+    play: str
+    until: int
 
 
 class Stop(NamedTuple):

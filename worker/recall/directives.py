@@ -1,15 +1,15 @@
 """How control records are decoded: what steers a partition, from `schemas.control`."""
 
 from datetime import datetime
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from worker.recall.bodies import AdoptPlaybook, AdoptSnapshot, Heartbeat, Resume, Resumed, Stop
-from worker.recall.money import Currency
+from worker.recall.bodies import AdoptPlaybook, AdoptSnapshot, Approve, Grant, Heartbeat, Resume, Resumed, Stop
+from worker.recall.money import Currency, exact
 from worker.recall.wire import Code, Count, DecimalText, Id, Time, check_currency, milliseconds
-from worker.stream.processor import Directive, Ignored, Parsed, Tick
+from worker.stream.processor import Directive, Parsed, Tick
 
 
 class _Control(Struct, frozen=True, gc=False, tag_field="kind", forbid_unknown_fields=True):
@@ -59,9 +59,10 @@ class _AdoptSnapshot(_Control, frozen=True, gc=False, tag="adopt_snapshot"):
 class _AdoptPlaybook(_Control, frozen=True, gc=False, tag="adopt_playbook"):
     effective_at: Time
     version: Id
+    share: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
     def read(self, _currency: Currency) -> Parsed:
-        return None, Directive(milliseconds(self.effective_at), AdoptPlaybook(self.version))
+        return None, Directive(milliseconds(self.effective_at), AdoptPlaybook(self.version, self.share))
 
 
 class _Stop(_Control, frozen=True, gc=False, tag="stop"):
@@ -84,19 +85,27 @@ class _Grant(_Control, frozen=True, gc=False, tag="grant"):
     amount: str
     currency: Code
     shadow_price: DecimalText
+    period: Literal["day", "campaign"] = "day"
+    until: Time | None = None
 
     def read(self, currency: Currency) -> Parsed:
-        currency.to_minor(self.amount)
         check_currency(self.currency, currency)
-        return None, Ignored("not yet in force: grant")
+        amount = int(exact(self.amount).scaleb(6))
+        grant = Grant(self.budget_id, amount, self.period, _until(self.until), float(self.shadow_price))
+        return None, Directive(milliseconds(self.effective_at), grant)
 
 
 class _Approve(_Control, frozen=True, gc=False, tag="approve"):
     effective_at: Time
     play: Id
+    until: Time | None = None
 
     def read(self, _currency: Currency) -> Parsed:
-        return None, Ignored("not yet in force: approve")
+        return None, Directive(milliseconds(self.effective_at), Approve(self.play, _until(self.until)))
+
+
+def _until(at: datetime | None) -> int:
+    return 0 if at is None else milliseconds(at)
 
 
 DECODE: Final = msgspec.json.Decoder(

@@ -12,7 +12,8 @@ from msgspec import Struct
 
 from worker.recall import directives
 from worker.recall.money import AmountError, Currency
-from worker.recall.wire import DECODE, EVENTS, TOPIC_OF, Refusal, Time, milliseconds
+from worker.recall.policy.catalog import Change
+from worker.recall.wire import DECODE, DECODE_CATALOG, EVENTS, TOPIC_OF, Refusal, Time, milliseconds
 from worker.stream.processor import Ignored, Parsed, Rejected
 
 AHEAD_MS_MAX: Final = 600_000
@@ -21,6 +22,7 @@ UNREAD_CALLS: Final = frozenset({"page", "screen", "identify", "group", "alias"}
 _AHEAD: Final = Rejected(
     "ahead of broker", f"timestamp: at most {AHEAD_MS_MAX // 60_000} min ahead of the broker's time is allowed"
 )
+_NO_VALUE: Final = Rejected("malformed", "a value is needed: null means nothing here")
 _TOO_EARLY: Final = Rejected("malformed", "timestamp: not before 1970")
 
 
@@ -30,7 +32,7 @@ def parse(topic: str, key: bytes | None, value: bytes | None, recorded_at: int, 
     Returns the event time in ms, None where it is unreadable or refused, and the body.
     """
     if value is None:
-        return None, Rejected("malformed", "a value is needed: null means nothing here")
+        return None, _NO_VALUE
     if topic == "control":
         return _parse_control(value, recorded_at, currency)
     try:
@@ -70,6 +72,23 @@ def _parse_control(value: bytes, recorded_at: int, currency: Currency) -> Parsed
     if at is not None and at > recorded_at + AHEAD_MS_MAX:
         return None, _AHEAD
     return at, body
+
+
+def read_catalog(key: bytes | None, value: bytes | None, currency: Currency) -> Change | Rejected:
+    """Read a record of the catalogue."""
+    if value is None:
+        return _NO_VALUE
+    try:
+        record = DECODE_CATALOG(value)
+        value.decode()
+    except (ValueError, RecursionError) as error:
+        return Rejected("malformed", _without_value(error))
+    if record.product_id.encode() != key:
+        return Rejected("key", "the key is to be the product_id")
+    try:
+        return record.change(currency)
+    except Refusal as refusal:
+        return refusal.rejected
 
 
 class _Probe(Struct, gc=False, rename={"user_id": "userId"}):

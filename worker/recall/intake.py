@@ -27,16 +27,18 @@ from worker.recall.profile import (
     Profile,
     Taste,
 )
-from worker.recall.windows import MESSAGE_CLICK, ORDER, REFUND, WEEKS_KEPT, WISHLIST
+from worker.recall.windows import CHECKOUT, MESSAGE_CLICK, ORDER, REFUND, WEEKS_KEPT, WISHLIST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from worker.recall.bodies import Cancel, Feedback, Item, Order, ProfileUpdate, Refund
+    from worker.recall.bodies import App, Cancel, Feedback, Item, Order, ProfileUpdate, Refund
 
 DUPLICATE = "duplicate"
 LATE = "late"
 UNKNOWN_ORDER = "unknown order"
+APP_CHANNELS = ("in_app", "push")
+"""What reaches a user through the shop's app."""
 
 
 def short_id(text: str) -> bytes:
@@ -61,10 +63,43 @@ def activity(profile: Profile, body: Activity, at: int, clock: int, days: Days) 
     if channel is not None:
         open_day.add(channel)
         profile.saw(channel, day)
-        if channel == WISHLIST and body.product_id is not None:
-            _wish(profile.taste, body.product_id, body.price_minor)
+        if channel >= WISHLIST:
+            _intends(profile, body, channel, at)
     _active(profile, open_day, at, begin)
     return None
+
+
+def _intends(profile: Profile, body: Activity, channel: int, at: int) -> None:
+    """Keep what comes close to an order."""
+    if channel == WISHLIST and body.product_id is not None:
+        _wish(profile.taste, body.product_id, body.price_minor)
+    elif channel == CHECKOUT and at > profile.last_order_at:
+        profile.checkout_at = max(profile.checkout_at, at)
+
+
+def app(profile: Profile, body: App, at: int, clock: int, days: Days) -> str | None:
+    """Note whether the app reaches the user; to open it is activity."""
+    for channel in APP_CHANNELS:
+        if body.state == "uninstalled":
+            lose(profile, channel, at)
+        else:
+            reach(profile, channel, at)
+    if body.state != "opened":
+        return None
+    return activity(profile, Activity(None, body.message_id), at, clock, days)
+
+
+def lose(profile: Profile, channel: str, at: int) -> None:
+    """Note that a channel does not reach the user."""
+    unreachable = profile.account.unreachable
+    profile.account.unreachable = {**unreachable, channel: max(at, unreachable.get(channel, 0))}
+
+
+def reach(profile: Profile, channel: str, at: int) -> None:
+    """Note that a channel reaches the user again, unless it was lost later."""
+    unreachable = profile.account.unreachable
+    if channel in unreachable and at >= unreachable[channel]:
+        profile.account.unreachable = {name: since for name, since in unreachable.items() if name != channel}
 
 
 def order(profile: Profile, body: Order, at: int, clock: int, days: Days) -> str | None:
@@ -85,6 +120,8 @@ def order(profile: Profile, body: Order, at: int, clock: int, days: Days) -> str
     account.spent += body.net_minor
     account.first_order_at = min(account.first_order_at or at, at)
     profile.last_order_at = max(profile.last_order_at, at)
+    if profile.checkout_at <= at:
+        profile.checkout_at = 0
     past = past or _keep(profile, PastOrder(order_id, at), days)
     past.at, past.net = at, body.net_minor
     past.products = len({item.product_id for item in body.items})
@@ -175,8 +212,15 @@ def _undo(profile: Profile, past: PastOrder, days: Days) -> None:
 def feedback(profile: Profile, body: Feedback, at: int, clock: int, days: Days) -> str | None:
     """Take what became of a command.
 
-    A click or a visit is activity; an opening is not, since mail programs open by themselves.
+    A click or a visit is activity; an opening is not, since mail programs open by themselves. What bounced shows that
+    its channel does not reach the user, what was delivered that it does.
     """
+    if body.status == "bounced":
+        lose(profile, body.channel, at)
+        return None
+    if body.status == "delivered":
+        reach(profile, body.channel, at)
+        return None
     if body.status == "unsubscribed":
         profile.account.consent = {**profile.account.consent, f"{body.channel}:marketing": False}
         return None
@@ -185,12 +229,22 @@ def feedback(profile: Profile, body: Feedback, at: int, clock: int, days: Days) 
     return activity(profile, Activity(MESSAGE_CLICK, body.message_id), at, clock, days)
 
 
-def update(profile: Profile, body: ProfileUpdate) -> None:
-    """Take what the shop says of the user, all but erasure; what is None stays as it was."""
+def update(profile: Profile, body: ProfileUpdate, at: int) -> None:
+    """Take what the shop says of the user, all but erasure; what is None stays as it was.
+
+    Consent that was not there before comes with an address: its channel is taken to reach him, but for the app's.
+    """
     account = profile.account
-    if body.consent is not None:
-        said = {f"{channel}:{purpose}": given for channel, by in body.consent.items() for purpose, given in by.items()}
-        account.consent = {**account.consent, **said}
+    for channel, by in (body.consent or {}).items():
+        for purpose, given in by.items():
+            name = f"{channel}:{purpose}"
+            if given and not account.consent.get(name) and channel not in APP_CHANNELS:
+                reach(profile, channel, at)
+            account.consent = {**account.consent, name: given}
+    if body.points is not None:
+        account.points = body.points
+    if body.points_expire_at is not None:
+        account.points_expire_at = body.points_expire_at
     if body.timezone is not None:
         account.timezone = body.timezone
     if body.opt_out_messages is not None:
@@ -242,7 +296,7 @@ def _active(profile: Profile, open_day: OpenDay, at: int, begin: int) -> None:
         profile.first_at = at
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """Return as much of a name as is kept, in whole characters."""
     return name[:NAME_BYTES_MAX] if name.isascii() else name.encode()[:NAME_BYTES_MAX].decode(errors="ignore")
 
@@ -250,10 +304,10 @@ def _short(name: str) -> str:
 def _buy(taste: Taste, items: Iterable[Item]) -> None:
     """Count what was bought among the favourites; it is wished for no more."""
     for item in items:
-        name = _short(item.product_id)
+        name = short_name(item.product_id)
         _favour(taste.items, name)
         if item.category:
-            _favour(taste.categories, _short(item.category))
+            _favour(taste.categories, short_name(item.category))
         if taste.wishes:
             taste.wishes = [wish for wish in taste.wishes if wish[0] != name]
 
@@ -283,6 +337,6 @@ def _by_rank(favourite: tuple[str, int]) -> tuple[int, str]:
 
 
 def _wish(taste: Taste, product_id: str, price: int | None) -> None:
-    name = _short(product_id)
+    name = short_name(product_id)
     kept = [wish for wish in taste.wishes if wish[0] != name]
     taste.wishes = [*kept, (name, -1 if price is None else price)][-WISHES_KEPT:]

@@ -1,4 +1,7 @@
-"""Money: whole minor units inside, decimal strings with a currency outside."""
+"""Money: whole minor units inside, decimal strings with a currency outside.
+
+What touches cost is counted in micros, millionths of the major unit: a push costs less than a cent.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from schemas.values import AMOUNT_LIMIT, CURRENCY_PATTERN, DECIMAL_PATTERN
 
 _DECIMAL = re.compile(DECIMAL_PATTERN)
 _CODE = re.compile(CURRENCY_PATTERN)
+MICRO_DIGITS = 6
 _MAJOR_DIGITS = len(str(AMOUNT_LIMIT - 1))
 _ISO_4217_OTHERS = {
     0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
@@ -84,6 +88,14 @@ class Currency:
                     return int(digits)
         return int(exact(amount, name).scaleb(self.exponent).to_integral_value(ROUND_HALF_EVEN))
 
+    def signed_minor(self, amount: str) -> int:
+        """Return a decimal, which may be negative, in minor units; a half of one goes to the even neighbour.
+
+        >>> Currency.of("GBP").signed_minor("-0.125"), Currency.of("JPY").signed_minor("12")
+        (-12, 12)
+        """
+        return int(Decimal(amount).scaleb(self.exponent).to_integral_value(ROUND_HALF_EVEN))
+
     def to_text(self, minor: int) -> str:
         """Return minor units, negative ones too, as a decimal string.
 
@@ -94,6 +106,35 @@ class Currency:
             return str(minor)
         major, rest = divmod(abs(minor), 10**self.exponent)
         return f"{'-' if minor < 0 else ''}{major}.{rest:0{self.exponent}}"
+
+    def micros_of_minor(self, minor: int) -> int:
+        """Return minor units as micros.
+
+        >>> Currency.of("GBP").micros_of_minor(5), Currency.of("JPY").micros_of_minor(1)
+        (50000, 1000000)
+        """
+        per_minor: int = 10 ** (MICRO_DIGITS - self.exponent)
+        return minor * per_minor
+
+
+def micros(amount: Decimal | float | str, name: str = "amount") -> int:
+    """Return an amount of major units in micros; a half of one goes to the even neighbour.
+
+    >>> micros("0.05"), micros(Decimal("0.0000025")), micros(20)
+    (50000, 2, 20000000)
+    """
+    return int(exact(amount, name).scaleb(MICRO_DIGITS).to_integral_value(ROUND_HALF_EVEN))
+
+
+def micros_text(amount: int) -> str:
+    """Return micros, negative ones too, as a decimal string of major units, no longer than it must be.
+
+    >>> micros_text(50_000), micros_text(-20_000_000), micros_text(1), micros_text(0)
+    ('0.05', '-20', '0.000001', '0')
+    """
+    major, rest = divmod(abs(amount), 10**MICRO_DIGITS)
+    decimals = f".{rest:0{MICRO_DIGITS}}".rstrip("0") if rest else ""
+    return f"{'-' if amount < 0 else ''}{major}{decimals}"
 
 
 def exact(amount: Decimal | float | str, name: str = "amount") -> Decimal:

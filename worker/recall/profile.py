@@ -33,6 +33,8 @@ MESSAGE_IDS_KEPT = 256
 REFUND_IDS_KEPT = 32
 FAVOURITES_KEPT = 8
 WISHES_KEPT = 16
+MOVES_KEPT = 8
+DECISIONS_KEPT = 8
 NAME_BYTES_MAX = 64
 HALF_HOUR_MS = 30 * 60_000
 _DISPLACED = (1 << 400) - 1
@@ -130,11 +132,101 @@ class Episode(msgspec.Struct, array_like=True, gc=False):
     propensity: float = 1.0
     """With which the arm was drawn."""
 
+    name: str = ""
+    """Of the signal or the risk's level that opened it."""
+    potential: str = ""
+    """"high", "middle" or "low", of a user who was silent when it opened."""
+    step: int = 0
+    """Touches sent."""
+    rung: int = -1
+    """Of the play's ladder, the one that was reached last."""
+    ends_at: int = 0
+    """Until when it is observed; 0 before the first decision."""
+    ordered_at: int = 0
+    """The first order since it opened."""
+    segment: str = ""
+    """In which the choice was made."""
+    choice_propensity: float = 1.0
+    """With which the play was chosen, or to do nothing."""
+    progress: list[int] = []
+    """What was done so far, by item of the play's success track."""
+    task: int = 0
+    """The step of a habit task that was reached."""
+    given: int = 0
+    """The step of a habit task that was given last."""
+    proposed_at: int = 0
+    """Since when it waits for an approval."""
+    text: str = ""
+    """Why it was opened, in plain words."""
+    seen_at: int = 0
+    """The latest activity since it opened, by which sessions are told apart."""
+
 
 class Contact(msgspec.Struct, array_like=True, gc=False):
-    """A touch that was sent."""
+    """A touch that was sent, and what became of it."""
 
     at: int
+    channel: str
+    play: str = ""
+    step: int = 0
+    rung: int = 0
+    id: bytes = b""
+    """Of the command, shortened as `intake.short_id` does."""
+    contact_micros: int = 0
+    """What the contact was charged with."""
+    incentive_micros: int = 0
+    """What its incentive was charged with: face value times expected redemption."""
+    face: int = 0
+    """Place of the face value among the play's, from 1; 0 for no incentive."""
+    budget: str = ""
+    """From which it was paid."""
+    heard: int = 0
+    """A bit for each status that was told, in the order of `schemas.feedback.Status`."""
+    delivered_at: int = 0
+    responded_at: int = 0
+    core: bool = False
+    """Whether the user was of the core when it was sent."""
+    unheard: bool = False
+    """Whether it came to its time without any feedback."""
+
+
+class Potential(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a silent user could be worth, judged when the silence began."""
+
+    level: str
+    """"high", "middle" or "low"."""
+    at: int
+    reason: str
+
+
+class Outcome(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A choice whose outcome is learned when it is due."""
+
+    due: int
+    decided_at: int
+    segment: str
+    play: str
+    """Or "nothing"."""
+    propensity: float
+    held_out: bool
+
+
+class Move(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A change of tier, as it is remembered."""
+
+    at: int
+    origin: int
+    target: int
+    cause: str
+
+
+class Decided(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A decision, as it is remembered."""
+
+    at: int
+    outcome: str
+    reason: str
+    play: str
     channel: str
 
 
@@ -173,6 +265,33 @@ class Account(msgspec.Struct, array_like=True, gc=False):
     there was one; see `displace`."""
     products: int = 0
     """Distinct ones of each order, over all orders."""
+
+    potential: Potential | None = None
+    """Frozen when the silence began; None while there is none."""
+    points: int = -1
+    """Loyalty points; -1 where they are not known."""
+    points_expire_at: int = 0
+    unreachable: dict[str, int] = {}
+    """By channel, since when it does not reach the user."""
+    unsettled: dict[str, tuple[int, int]] = {}
+    """By budget, micros that were charged too much (or, negative, too little), until the next decision: of touches as a
+    core user, and of others."""
+    unsettled_at: int = 0
+    """When something came to be settled first."""
+    outcomes: list[Outcome] = []
+    """Of choices, by due time."""
+    moves: list[Move] = []
+    """The latest changes of tier."""
+    decided: list[Decided] = []
+    """The latest decisions."""
+    risk_level: str = ""
+    risk_opened_at: int = 0
+    rhythm_order_at: int = 0
+    """The last order that a broken rhythm was told of."""
+    near_at: int = 0
+    """When it was last told that the next tier is near."""
+    signals: dict[str, int] = {}
+    """By name, when a signal opened last; negated where it has not held since."""
 
     def find_order(self, order_id: bytes) -> PastOrder | None:
         for order in self.latest_orders:
@@ -265,6 +384,10 @@ class Profile(msgspec.Struct, array_like=True, dict=True):
     sealed: bytes = b""
     """The account, as `seal` left it."""
     sealed_taste: bytes = b""
+    checkout_at: int = 0
+    """The last start of a checkout that no order followed."""
+    rhythm_due: int = NEVER
+    """When the user's own rhythm of ordering is broken."""
 
     @_Lazy
     def account(self) -> Account:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -9,13 +10,16 @@ import orjson
 from msgspec.structs import replace
 
 from schemas.topics import TRAINING
-from worker.recall import commands, eligibility, episodes, intake, tiers, value
+from worker.recall import commands, intake, tiers, value
 from worker.recall.bodies import (
     Activity,
     AdoptPlaybook,
     AdoptSnapshot,
+    App,
+    Approve,
     Cancel,
     Feedback,
+    Grant,
     Heartbeat,
     Order,
     ProfileUpdate,
@@ -26,20 +30,28 @@ from worker.recall.bodies import (
 )
 from worker.recall.days import DAY_MS, HOUR_MS, LATENESS_MS
 from worker.recall.events import parse
-from worker.recall.holdout import CONTROL, uniform
 from worker.recall.lifetime.history import Rhythms, rhythms
-from worker.recall.profile import VERSION, Contact, Profile
+from worker.recall.policy import budget, deciding, eligibility, episodes, ladder, openings, potential
+from worker.recall.policy.catalog import Catalog
+from worker.recall.policy.choice import priors_of
+from worker.recall.policy.deciding import Case
+from worker.recall.policy.episodes import Desk
+from worker.recall.policy.holdout import CONTROL, uniform
+from worker.recall.profile import MOVES_KEPT, VERSION, Move, Outcome, Profile
 from worker.recall.risk import explain, features, labels
 from worker.recall.risk.labels import Forecast, Sighting
 from worker.recall.shop import RESUMPTIONS_KEPT, InForce, Shared, Shop, Source
 from worker.recall.tiers import Tier, Transition
+from worker.recall.windows import MESSAGE_CLICK
 from worker.stream.processor import NEVER, Attach, Context, Count, Directive, Effect, Output, Parsed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from worker.recall.lifetime.worth import Lifetime
-    from worker.recall.playbook import Play, Playbook
+    from worker.recall.playbook import Playbook
+    from worker.recall.policy.choice import Priors
+    from worker.recall.policy.openings import Opening
     from worker.recall.risk.scorer import Scorer
 
 HELD_RETRY_MS = HOUR_MS
@@ -57,13 +69,18 @@ class Customers:
     """`Processor[Profile, Shared]`.
 
     `models` maps horizon and version of the model to what scores with it, or to None where it is refused; the driver
-    may add to it while the worker runs. The first of `playbooks` is in force until a directive says otherwise.
+    may add to it, and to `catalog`, while the worker runs. The first of `playbooks` is in force until a directive says
+    otherwise.
     """
 
     version = VERSION
 
     def __init__(
-        self, shop: Shop, playbooks: Sequence[Playbook], models: Mapping[tuple[int, int], Scorer | None]
+        self,
+        shop: Shop,
+        playbooks: Sequence[Playbook],
+        models: Mapping[tuple[int, int], Scorer | None],
+        catalog: Catalog | None = None,
     ) -> None:
         self.shop = shop
         self.earlier: Mapping[int, Callable[[bytes], Profile]] = {}
@@ -72,6 +89,7 @@ class Customers:
         self._playbooks = {book.version: InForce.of(book, shop) for book in playbooks}
         self._first = playbooks[0].version
         self._models = models
+        self._catalog = Catalog() if catalog is None else catalog
         self._recuts: dict[tuple[str, int], InForce] = {}
         self._decode = msgspec.msgpack.Decoder(Profile).decode
         self._encode = msgspec.msgpack.Encoder().encode
@@ -101,20 +119,21 @@ class Customers:
 
     def deciding(self, state: Profile) -> bool:
         """Tell whether a decision comes next; at the same time, it comes after all else."""
-        episode = state.episode
-        if episode is None or episode.decided:
-            return False
-        return episode.due < min(state.silence_due, self._quiet_due(state))
+        return self._decision_due(state) < min(state.silence_due, self._quiet_due(state))
 
     # -- records -------------------------------------------------------------------------------------------------------
 
-    def apply(self, state: Profile, shared: Shared, at: int, body: object, context: Context) -> Sequence[Effect]:
+    def apply(  # noqa: PLR0911 - the most frequent first
+        self, state: Profile, shared: Shared, at: int, body: object, context: Context
+    ) -> Sequence[Effect]:
         if state.erased:
             return (Count("erased"),)
         if type(body) is Activity:
             counted = intake.activity(state, body, at, context.clock, self._days)
             if counted is not None:
                 return (Count(counted),)
+            if state.episode is not None:
+                return self._acted(state, shared, body.channel, at, context)
             if state.orders:
                 return self._was_active(state, shared, at, context)
             return NOTHING
@@ -122,7 +141,9 @@ class Customers:
             return [*self._recut(state, shared, context), *self._applied(state, shared, at, body, context)]
         return self._applied(state, shared, at, body, context)
 
-    def _applied(self, state: Profile, shared: Shared, at: int, body: object, context: Context) -> Sequence[Effect]:
+    def _applied(  # noqa: PLR0911 - a way out for every body
+        self, state: Profile, shared: Shared, at: int, body: object, context: Context
+    ) -> Sequence[Effect]:
         """Take what comes seldom."""
         clock, days = context.clock, self._days
         if type(body) is Order:
@@ -133,68 +154,112 @@ class Customers:
             return (Count(counted),) if counted else self._evaluated(state, shared, "refund", context)
         if type(body) is Cancel:
             counted = intake.cancel(state, body, days)
-            return (Count(counted),) if counted else self._cancelled(state, shared, context)
+            return (Count(counted),) if counted else self._cancelled(state, shared, body, context)
         if type(body) is Feedback:
-            counted = intake.feedback(state, body, at, clock, days)
-            effects: list[Effect] = [Count(counted or f"feedback.{body.status}")]
-            if body.status == "unsubscribed":
-                effects += self._withdrawn(state, shared, context)
-            elif counted is None and state.orders and body.status in {"clicked", "visited"}:
-                effects += self._was_active(state, shared, at, context)
-            return effects
+            return self._heard(state, shared, at, body, context)
         if type(body) is ProfileUpdate:
-            return self._updated(state, shared, body, context)
+            return self._updated(state, shared, at, body, context)
+        if type(body) is App:
+            counted = intake.app(state, body, at, clock, days)
+            if counted is not None:
+                return (Count(counted),)
+            opened = body.state == "opened"
+            return self._acted(state, shared, None, at, context) if opened else NOTHING
         raise TypeError(f"body {type(body).__name__}: no rule for it")
 
     def _was_active(self, state: Profile, shared: Shared, at: int, context: Context) -> Sequence[Effect]:
         """Postpone the silence, or end it."""
         if state.standing.tier == SILENT or not state.visit_due or state.visit_due > context.clock + SOON_MS:
-            effects = self._end(state, shared, "void", context) if self._would_have_prevented(state, at) else []
+            effects: list[Effect] = []
+            if state.episode is not None and episodes.preventable(state.episode, at):
+                effects = episodes.end(state, "void", self._desk(state, shared, context))
             self._visit_next(state, context.clock)
             return [*effects, *self._evaluated(state, shared, "activity", context)]
-        due = state.silence_due = self._silence_due(state, self._in_force(shared))
+        due = state.silence_due = self._silence_due(state, self._in_force(shared, state.key))
         state.due = due if due < state.other_due else state.other_due  # noqa: FURB136 - min() costs a call
         return NOTHING
 
+    def _acted(
+        self, state: Profile, shared: Shared, channel: int | None, at: int, context: Context
+    ) -> Sequence[Effect]:
+        """Take an activity of a user of whom an episode may be open: it may be a step on its track."""
+        effects = list(self._was_active(state, shared, at, context)) if state.orders else []
+        episode = state.episode
+        if episode is not None:
+            due = episode.due
+            won = episodes.acted(episode, channel, at, context.clock, self._in_force(shared, state.key))
+            if won:
+                effects += episodes.end(state, "won", self._desk(state, shared, context))
+            if won or due != episode.due:
+                self._schedule(state, shared, context.clock)
+        return effects
+
+    def _heard(self, state: Profile, shared: Shared, at: int, body: Feedback, context: Context) -> Sequence[Effect]:
+        """Take what a channel tells of a touch."""
+        playbook = self._in_force(shared, state.key).playbook
+        effects: list[Effect] = [*ladder.booked(state, body)]
+        known = ladder.heard(state, body, at, context.clock, playbook)
+        counted = intake.feedback(state, body, at, context.clock, self._days)
+        effects.append(Count(counted or f"feedback.{body.status}"))
+        if body.status == "unsubscribed":
+            effects += self._withdrawn(state, shared, context)
+        elif counted is None and body.status in {"clicked", "visited"}:
+            effects += self._acted(state, shared, MESSAGE_CLICK, at, context)
+        if known:
+            self._schedule(state, shared, context.clock)
+        return effects
+
     def _ordered(self, state: Profile, shared: Shared, at: int, context: Context) -> Sequence[Effect]:
-        """End the episode; but an order from before a silence, told of late, is no return from it."""
+        """Stop the touches of the episode; but an order from before a silence, told of late, is no return from it."""
         effects: list[Effect] = []
-        silent = value.still_silent(state, context.clock, self._in_force(shared).rules)
-        if state.episode is not None and not silent:
-            reason = "void" if at <= state.episode.opened_at else "ordered"
-            effects += self._end(state, shared, reason, context)
+        book, episode = self._in_force(shared, state.key), state.episode
+        if episode is not None and not value.still_silent(state, context.clock, book.rules):
+            desk = self._desk(state, shared, context)
+            if episodes.voided_by_order(episode, at):
+                effects += episodes.end(state, "void", desk)
+            else:
+                effects += episodes.ordered(state, at, desk)
         state.account.alerted_day = 0
         self._visit_next(state, context.clock)
-        return [*effects, *self._evaluated(state, shared, "order", context)]
+        tier = state.standing.tier
+        effects += self._evaluated(state, shared, "order", context)
+        if state.standing.tier == tier:
+            near = openings.near_tier(state, book, context.clock, self._days)
+            effects += self._opened(state, shared, [near], context)
+            self._schedule(state, shared, context.clock)
+        return effects
 
-    def _cancelled(self, state: Profile, shared: Shared, context: Context) -> Sequence[Effect]:
+    def _cancelled(self, state: Profile, shared: Shared, body: Cancel, context: Context) -> Sequence[Effect]:
         """Value the user without the order; without any he is nobody to be called back."""
         effects: list[Effect] = []
-        if state.episode is not None and not state.orders:
-            effects += self._end(state, shared, "void", context)
+        episode = state.episode
+        if episode is not None and not state.orders:
+            effects += episodes.end(state, "void", self._desk(state, shared, context))
+        elif episode is not None:
+            order = state.account.find_order(intake.short_id(body.order_id))
+            assert order is not None  # it has just been cancelled
+            episodes.order_cancelled(episode, order.at, self._in_force(shared, state.key))
         return [*effects, *self._evaluated(state, shared, "refund", context)]
 
-    def _would_have_prevented(self, state: Profile, at: int) -> bool:
-        """Tell whether an activity lies before the silence that it comes too late to prevent."""
-        episode = state.episode
-        return episode is not None and episode.cause == "silence" and at <= episode.opened_at
-
-    def _updated(self, state: Profile, shared: Shared, body: ProfileUpdate, context: Context) -> Sequence[Effect]:
+    def _updated(
+        self, state: Profile, shared: Shared, at: int, body: ProfileUpdate, context: Context
+    ) -> Sequence[Effect]:
         """Take consent and the like at once, whenever it was said; erasure leaves nothing but its mark."""
         if body.erase:
             effects: list[Effect] = [Count("erasures")]
             if state.episode is not None:
-                effects += self._end(state, shared, "erased", context)
+                effects += episodes.end(state, "erased", self._desk(state, shared, context))
             effects += [Attach(_name(day), None) for day in state.account.pending_days()]
             state.erase()
             return effects
-        intake.update(state, body)
+        intake.update(state, body, at)
         effects = []
         if state.account.profiling_opted_out:
             account = state.account
             effects += [Attach(_name(day), None) for day in account.pending_days()]
             account.pending, account.alerted_day = {}, 0
             account.risk, account.risk_at, account.risk_version = -1.0, 0, 0
+            account.risk_level, account.signals, account.potential = "", {}, None
         effects += self._withdrawn(state, shared, context)
         self._schedule(state, shared, context.clock)
         return effects
@@ -202,12 +267,13 @@ class Customers:
     def _withdrawn(self, state: Profile, shared: Shared, context: Context) -> list[Effect]:
         """Call back a touch that the user does not allow any more."""
         episode = state.episode
-        if episode is None or episode.command_id is None or context.clock > episode.not_after:
+        if episode is None or not episodes.under_way(episode, context.clock):
             return []
-        book = self._in_force(shared).playbook
-        if eligibility.forbids(state, episode.channel, episode.purpose, book) is None:
+        book = self._in_force(shared, state.key).playbook
+        allowed = eligibility.allows(state, episode.channel, episode.purpose, book)
+        if allowed and eligibility.forbids(state) is None:
             return []
-        effects = self._end(state, shared, "withdrawn", context)
+        effects = episodes.end(state, "withdrawn", self._desk(state, shared, context))
         self._schedule(state, shared, context.clock)
         return effects
 
@@ -215,15 +281,16 @@ class Customers:
 
     def _evaluated(self, state: Profile, shared: Shared, cause: str, context: Context) -> list[Effect]:
         """Let the user's worth act on his tier, and set his timers."""
-        book = self._in_force(shared)
+        book = self._in_force(shared, state.key)
         transition = value.evaluate(state, context.clock, cause, book.cuts, book.rules, self._days)
         effects = [] if transition is None else self._moved(state, shared, transition, context)
+        state.rhythm_due = openings.rhythm_due(state, book)
         self._schedule(state, shared, context.clock)
         return effects
 
     def _recut(self, state: Profile, shared: Shared, context: Context) -> list[Effect]:
         """Let new cut points act, before anything else moves the user."""
-        book, standing = self._in_force(shared), state.standing
+        book, standing = self._in_force(shared, state.key), state.standing
         if standing.tier <= Tier.SILENT or standing.cut_points == book.cuts.version:
             return []
         transition = value.evaluate(state, context.clock, "recut", book.cuts, book.rules, self._days)
@@ -236,15 +303,34 @@ class Customers:
                 transition,
                 shop=self.shop,
                 lifetime=self._lifetime(shared),
-                margin_rate=self._in_force(shared).playbook.value.margin_rate,
+                margin_rate=self._in_force(shared, state.key).playbook.value.margin_rate,
             ),
             Count(f"tier.{transition.origin.label}>{transition.target.label}"),
         ]
-        self._scored(state, shared, context.clock)
-        if episodes.opens(state, transition):
-            holdout = self._in_force(shared).holdout
-            day = self._days.of(transition.at)
-            state.episode = episodes.open_episode(state, transition, context.clock, holdout, day)
+        book, account = self._in_force(shared, state.key), state.account
+        moved = Move(transition.at, int(transition.origin), int(transition.target), transition.cause)
+        account.moves = [*account.moves, moved][-MOVES_KEPT:]
+        scored = self._scored(state, shared, context.clock)
+        if transition.target is Tier.SILENT:
+            if not account.profiling_opted_out:
+                account.potential = potential.judge(
+                    state, book, self._catalog, self._lifetime(shared), transition.at, self._days
+                )
+            account.rhythm_order_at = max(account.rhythm_order_at, state.last_order_at)  # the silence says more
+        else:
+            account.potential = None
+        found = [openings.by_move(transition, book)]
+        if scored is not None:
+            found.append(openings.by_risk(state, account.risk, book, context.clock))
+        return effects + self._opened(state, shared, found, context)
+
+    def _opened(
+        self, state: Profile, shared: Shared, found: Sequence[Opening | None], context: Context
+    ) -> list[Effect]:
+        """Let what was found at the same time open an episode, the gravest first."""
+        effects: list[Effect] = []
+        for opening in sorted(filter(None, found), key=lambda opening: -openings.GRADE[opening.trigger]):
+            effects += episodes.opened(state, opening, self._desk(state, shared, context))
         return effects
 
     # -- timers --------------------------------------------------------------------------------------------------------
@@ -255,11 +341,15 @@ class Customers:
             effects += self._labelled(state, shared, due, context)
         if state.visit_due and state.visit_due <= due:
             effects += self._visited(state, shared, due, context)
+        if state.account.outcomes:
+            effects += self._learned(state, due)
         episode = state.episode
-        if episode is not None and episode.decided and episode.due <= due:
-            effects += self._end(state, shared, "expired", context)
+        if episode is not None and episodes.ends(episode) <= due:
+            effects += episodes.end(state, episodes.time_over(episode), self._desk(state, shared, context))
         if state.silence_due <= due:
             effects += self._silent(state, shared, due, context)
+        if state.rhythm_due <= due:
+            effects += self._off_rhythm(state, shared, due, context)
         if state.fall_due <= due:
             effects += self._recut(state, shared, context)
             effects += self._evaluated(state, shared, "time", context)
@@ -271,8 +361,18 @@ class Customers:
         if not self._sources_live(shared, due):
             state.held_until = due + HELD_RETRY_MS
             return [Count("silence held")]
-        began = value.silence_begins(state, self._in_force(shared).rules)
+        began = value.silence_begins(state, self._in_force(shared, state.key).rules)
         return self._moved(state, shared, tiers.silence(state.standing, began), context)
+
+    def _off_rhythm(self, state: Profile, shared: Shared, due: int, context: Context) -> list[Effect]:
+        """Note that an order is overdue, unless a source is down."""
+        if not self._sources_live(shared, due):
+            state.rhythm_due = due + HELD_RETRY_MS
+            return [Count("rhythm held")]
+        book = self._in_force(shared, state.key)
+        effects = self._opened(state, shared, [openings.by_rhythm(state, book, due)], context)
+        state.rhythm_due = openings.rhythm_due(state, book)
+        return effects
 
     def sources_down(self, shared: Shared, at: int) -> list[str]:
         """Say which required sources give no sign of life at a time."""
@@ -297,7 +397,7 @@ class Customers:
 
         Of users who are no longer active what was bought is summed up every four weeks, and nothing else.
         """
-        book, days, account = self._in_force(shared), self._days, state.account
+        book, days, account = self._in_force(shared, state.key), self._days, state.account
         effects = self._recut(state, shared, context)
         self._forget(state, book, due)
         today = days.of(due)
@@ -322,35 +422,44 @@ class Customers:
         if remembered and (today - summary_day) % SUMMARY_DAYS < VISIT_DAYS:
             effects.append(self._summary(state, told, today, active=active))
         if active:
-            effects += self._seen(state, shared, told, due, sampled=sampled)
+            state.rhythm_due = openings.rhythm_due(state, book)  # under the playbook of now
+            effects += self._seen(state, shared, told, due, context, sampled=sampled)
         return effects
 
-    def _seen(self, state: Profile, shared: Shared, told: Rhythms, due: int, *, sampled: bool) -> Sequence[Effect]:
-        """Score the user, and keep what was seen of him until it is known what came of it."""
-        shop, today = self.shop, self._days.of(due)
+    def _seen(
+        self, state: Profile, shared: Shared, told: Rhythms, due: int, context: Context, *, sampled: bool
+    ) -> Sequence[Effect]:
+        """Score the user, keep what was seen of him until it is known what came of it, and see what it opens."""
+        shop, book, today = self.shop, self._in_force(shared, state.key), self._days.of(due)
         seen = features.compute(state, today, self._days)
         acted_on = self._scorer(shared, shop.horizon_days)
-        if not sampled:
-            if acted_on is not None:
-                _keep_risk(state, acted_on, acted_on.score(seen, told), due)
-            return NOTHING
         forecasts: dict[int, Forecast] = {}
-        for horizon_days in shop.horizons_days:
-            scorer = self._scorer(shared, horizon_days)
-            if scorer is not None:
-                forecasts[horizon_days] = Forecast(scorer.version, scorer.predictions(seen, told))
+        score = None
+        if sampled:
+            for horizon_days in shop.horizons_days:
+                scorer = self._scorer(shared, horizon_days)
+                if scorer is not None:
+                    forecasts[horizon_days] = Forecast(scorer.version, scorer.predictions(seen, told))
+            if acted_on is not None:
+                score = forecasts[shop.horizon_days].predictions.model
+        elif acted_on is not None:
+            score = acted_on.score(seen, told)
         alert = False
-        if acted_on is not None:
-            score = forecasts[shop.horizon_days].predictions.model
+        found = [openings.by_signals(seen, state, book, due)]
+        if acted_on is not None and score is not None:
             _keep_risk(state, acted_on, score, due)
             alert = acted_on.alert_above is not None and score > acted_on.alert_above
+            found.append(openings.by_risk(state, score, book, due))
+        effects = self._opened(state, shared, found, context)
+        if not sampled:
+            return effects
         lead_days = self._lead_days(state, today, alert=alert)
         pending = state.account.pending
         for horizon_days in shop.horizons_days:
             pending.setdefault(horizon_days, []).append(today)
-        held_out = self._in_force(shared).holdout.arm(state.key, today) == CONTROL
+        held_out = book.holdout.arm(state.key, today) == CONTROL
         sighting = Sighting(state.standing.tier, held_out, told, lead_days, seen, forecasts)
-        return (Attach(_name(today), labels.pack(sighting)),)
+        return [*effects, Attach(_name(today), labels.pack(sighting))]
 
     def _lead_days(self, state: Profile, today: int, *, alert: bool) -> int | None:
         """Note the first alert since the last order; return by how much it came before the horizon passed, once."""
@@ -390,11 +499,8 @@ class Customers:
     def _forget(self, state: Profile, book: InForce, at: int) -> None:
         """Drop the contacts that no rule and no feature reaches any more."""
         if state.account.contacts:
-            caps = book.playbook.caps
-            ruled = (caps.user.days, *(cap.days for cap in caps.channel.values()))
-            longest = max(*ruled, *self.shop.horizons_days, *features.CONTACT_DAYS)
-            oldest = at - longest * DAY_MS - LATENESS_MS
-            state.account.contacts = [contact for contact in state.account.contacts if contact.at > oldest]
+            days = max(*self.shop.horizons_days, *features.CONTACT_DAYS)
+            state.account.contacts = eligibility.kept(state.account.contacts, book.playbook, at, days)
 
     def _visit_next(self, state: Profile, at: int) -> None:
         """Begin the weekly visits, where there are none."""
@@ -435,7 +541,7 @@ class Customers:
         shop, days, last_day = self.shop, self._days, day + horizon_days
         since, until = days.start(day), days.start(last_day)
         # At both ends: between them a new epoch may draw him anew, or a playbook change the share.
-        held_out = sighting.holdout and self._in_force(shared).holdout.arm(state.key, last_day) == CONTROL
+        held_out = sighting.holdout and self._in_force(shared, state.key).holdout.arm(state.key, last_day) == CONTROL
         uncontacted = held_out or until < shop.live_from
         forecast = sighting.forecasts.get(horizon_days)
         predicted = None if forecast is None else {"version": forecast.version, **forecast.predictions._asdict()}
@@ -459,6 +565,29 @@ class Customers:
         }
         return Output(TRAINING, None, orjson.dumps(example), partition=0)
 
+    def _learned(self, state: Profile, due: int) -> list[Effect]:
+        """Write what came of the choices whose outcome is known now."""
+        account = state.account
+        known = [outcome for outcome in account.outcomes if outcome.due <= due]
+        if known:
+            account.outcomes = [outcome for outcome in account.outcomes if outcome.due > due]
+        return [self._outcome(state, outcome) for outcome in known]
+
+    def _outcome(self, state: Profile, outcome: Outcome) -> Output:
+        since, until = outcome.decided_at, outcome.due - LATENESS_MS
+        orders = state.account.latest_orders
+        told = {
+            "kind": "outcome",
+            "id": labels.outcome_id(self.shop.salt, state.key, since),
+            "day": self._days.date(self._days.of(outcome.due)),
+            "segment": outcome.segment,
+            "play": outcome.play,
+            "y": int(any(since < order.at <= until and not order.cancelled for order in orders)),
+            "propensity": outcome.propensity,
+            "held_out": outcome.held_out,
+        }
+        return Output(TRAINING, None, orjson.dumps(told), partition=0)
+
     def _scored(self, state: Profile, shared: Shared, at: int) -> tuple[Scorer, list[int], Rhythms] | None:
         """Score anew by the horizon that is acted on; return what scored, and of what. None where there is no score."""
         scorer = self._scorer(shared, self.shop.horizon_days)
@@ -475,83 +604,30 @@ class Customers:
     # -- decisions -----------------------------------------------------------------------------------------------------
 
     def decide(self, state: Profile, shared: Shared, due: int, context: Context) -> tuple[Shared, Sequence[Effect]]:
-        """Pass the guards in their order: holdout, eligibility, choice; then whether anything may leave at all."""
-        book = self._in_force(shared)
-        episode = state.episode
-        assert episode is not None  # a decision is about one
-        episode.decided = True
-        episode.due = due + book.playbook.observe_days * DAY_MS
-        play = episodes.choose(state, episode, book.playbook)
-        reason = self._refusal(state, shared, play, book, due)
-        effects: list[Effect] = []
-        if play is not None:
-            episode.play = play.name
-        if reason is None:
-            assert play is not None  # no play is a refusal
-            episode.command_id = commands.command_id(state, episode, play.name)
-            episode.not_after = self._not_after(play, due)
-            episode.channel, episode.purpose = play.channel, play.purpose
-            state.account.contacts = [*state.account.contacts, Contact(due, play.channel)]
-            effects.append(self._command(state, shared, play, due))
-            effects.append(Count(f"command.{play.name}"))
-        else:
-            effects.append(Count(f"suppressed.{reason}"))
-        effects.append(
-            commands.decision(
-                state,
-                episode,
-                due,
-                outcome="sent" if reason is None else "suppressed",
-                reason=reason or "sent",
-                play=play,
-                versions=self._versions(shared),
-                offsets=context.offsets,
-            )
+        """Settle money with the budgets, and decide what is due; see `policy.deciding`."""
+        book = self._in_force(shared, state.key)
+        case = Case(
+            profile=state,
+            shared=shared,
+            desk=self._desk(state, shared, context)._replace(at=due, offsets=context.offsets),
+            catalog=self._catalog,
+            lifetime=self._lifetime(shared),
+            priors=self._priors(shared, book),
+            partition=context.partition,
+            risk=partial(self._risk, state, shared, due),
         )
+        shared, effects = deciding.decide(case)
         self._schedule(state, shared, due)
         return shared, effects
 
-    def _refusal(  # noqa: PLR0911 - one way out for each guard, in their order
-        self, state: Profile, shared: Shared, play: Play | None, book: InForce, at: int
-    ) -> str | None:
-        episode = state.episode
-        assert episode is not None  # seen by the caller
-        if episode.arm == CONTROL:
-            return "holdout"
-        if play is None:
-            return "no play"
-        reason = eligibility.refusal(state, play, book.playbook, at)
-        if reason is not None:
-            return reason
-        if at < self.shop.live_from:
-            return "before launch"
-        not_after = self._not_after(play, at)
-        if any(clock <= at and not_after < wall for clock, wall in shared.resumed):
-            return "stale"
-        if shared.stopped:
-            return "stopped"
-        return "dry run" if self.shop.dry_run else None
+    def _priors(self, shared: Shared, book: InForce) -> Priors:
+        """Return what is believed of the plays' effects: by the snapshot in force, and by the playbook."""
+        scorer = self._scorer(shared, self.shop.horizon_days)
+        return priors_of(None if scorer is None else scorer.priors, book.playbook.choice)
 
-    def _not_after(self, play: Play, at: int) -> int:
-        return at + play.valid_days * DAY_MS
-
-    def _command(self, state: Profile, shared: Shared, play: Play, at: int) -> Output:
-        values = value.rfm_of(state, at, self._days)
-        episode = state.episode
-        assert values is not None  # a drop follows an order
-        assert episode is not None  # seen by the caller
-        return commands.command(
-            state,
-            episode,
-            play,
-            at,
-            shop=self.shop,
-            rfm=values,
-            risk=self._risk(state, shared, at),
-            lifetime=self._lifetime(shared),
-            margin_rate=self._in_force(shared).playbook.value.margin_rate,
-            versions=self._versions(shared),
-        )
+    def _desk(self, state: Profile, shared: Shared, context: Context) -> Desk:
+        """Return what the records of an episode need."""
+        return Desk(self.shop, self._in_force(shared, state.key), self._versions(state, shared), context.clock)
 
     def _risk(self, state: Profile, shared: Shared, at: int) -> dict[str, Any] | None:
         """Score anew, and say what moved the score."""
@@ -562,39 +638,43 @@ class Customers:
         return {
             "probability": state.account.risk,
             "horizon_days": model.horizon_days,
-            "level": None,
+            "level": openings.risk_level(
+                state.account.risk_level, state.account.risk, self._in_force(shared, state.key).playbook.risk
+            ),
             "model_version": model.version,
             "top_factors": explain.factors(model, seen, told),
         }
 
-    def _versions(self, shared: Shared) -> dict[str, Any]:
-        book = self._in_force(shared)
+    def _versions(self, state: Profile, shared: Shared) -> dict[str, Any]:
+        book = self._in_force(shared, state.key)
         snapshot = shared.snapshots.get(self.shop.horizon_days)
         return {"playbook": book.version, "snapshot": snapshot, "cut_points": book.cuts.version}
 
-    def _end(self, state: Profile, shared: Shared, reason: str, context: Context) -> list[Effect]:
-        return episodes.end(
-            state,
-            context.clock,
-            reason,
-            outcome="void" if reason == "void" else "ended",
-            shop=self.shop,
-            versions=self._versions(shared),
-        )
+    # -- for those who ask ---------------------------------------------------------------------------------------------
+
+    def in_force(self, shared: Shared, key: bytes) -> InForce:
+        """Return the playbook that holds for a user."""
+        return self._in_force(shared, key)
+
+    def lifetime(self, shared: Shared) -> Lifetime | None:
+        """Return what tells users' worth, if there is anything yet."""
+        return self._lifetime(shared)
+
+    def risk(self, state: Profile, shared: Shared, at: int) -> dict[str, Any] | None:
+        """Score a copy of a user anew, as for a command; None where no model is to tell."""
+        return self._risk(state, shared, at)
 
     # -- scheduling ----------------------------------------------------------------------------------------------------
 
     def _schedule(self, state: Profile, shared: Shared, at: int) -> None:
         """Set all timers anew."""
-        book = self._in_force(shared)
+        book = self._in_force(shared, state.key)
         state.fall_due = value.next_fall(state, at, book.cuts, self._days)
         drop_due = tiers.drop_due(state.standing, book.rules)
         if drop_due is not None:
             state.fall_due = min(state.fall_due, drop_due)
         state.silence_due = self._silence_due(state, book)
-        episode = state.episode
-        decision_due = NEVER if episode is None or episode.decided else episode.due
-        state.other_due = min(self._quiet_due(state), decision_due)
+        state.other_due = min(self._quiet_due(state), self._decision_due(state))
         state.due = min(state.other_due, state.silence_due)
 
     def _silence_due(self, state: Profile, book: InForce) -> int:
@@ -605,24 +685,34 @@ class Customers:
 
     def _quiet_due(self, state: Profile) -> int:
         """Return the earliest of the timers that are neither silence nor a decision."""
-        due = state.fall_due
+        due = min(state.fall_due, state.rhythm_due)
         if state.visit_due:
             due = min(due, state.visit_due)
-        if state.episode is not None and state.episode.decided:
-            due = min(due, state.episode.due)
+        if state.episode is not None:
+            due = min(due, episodes.ends(state.episode))
+        if state.account.outcomes:
+            due = min(due, state.account.outcomes[0].due)
         for horizon_days, pending in state.account.pending.items():
             due = min(due, labels.due(pending[0], horizon_days, self._days))
         return due
+
+    def _decision_due(self, state: Profile) -> int:
+        """Return when the budgets or the episode ask for a decision."""
+        account, episode = state.account, state.episode
+        due = account.unsettled_at if account.unsettled else NEVER
+        return due if episode is None else min(due, episodes.next_decision(episode))
 
     # -- what all keys share -------------------------------------------------------------------------------------------
 
     def decode_shared(self, raw: bytes | None) -> Shared:
         shared = Shared() if raw is None else self._decode_shared(raw)
-        if shared.playbook and shared.playbook not in self._playbooks:
-            raise ValueError(
-                f"playbook {shared.playbook} is in force and was not given: allowed is to start with it, "
-                f"beside another that is to be adopted; given: {', '.join(self._playbooks)}"
-            )
+        used = [shared.playbook, *(() if shared.canary is None else shared.canary[:1])]
+        for version in used:
+            if version and version not in self._playbooks:
+                raise ValueError(
+                    f"playbook {version} is in force and was not given: allowed is to start with it, "
+                    f"beside another that is to be adopted; given: {', '.join(self._playbooks)}"
+                )
         return shared
 
     def encode_shared(self, shared: Shared) -> bytes:
@@ -647,11 +737,11 @@ class Customers:
         effects = (Output(TRAINING, None, orjson.dumps(closed), partition=0),)
         return replace(shared, day_due=days.start(today + 1)), effects
 
-    def direct(
+    def direct(  # noqa: PLR0911 - a way out for each
         self,
         shared: Shared,
         directive: Directive,
-        context: Context,  # noqa: ARG002 - of the protocol
+        context: Context,
     ) -> tuple[Shared, Sequence[Effect]]:
         """Take a directive; see `schemas.control`."""
         body = directive.body
@@ -663,13 +753,32 @@ class Customers:
                 return replace(shared, resumed=tuple(resumed)), (Count("resumed"),)
             case AdoptSnapshot(horizon_days, version):
                 return self._adopt(shared, horizon_days, version)
-            case AdoptPlaybook(version):
-                return replace(shared, playbook=version), (Count("adopted playbook"),)
+            case AdoptPlaybook(version, share):
+                if share < 1:
+                    return replace(shared, canary=(version, share)), (Count("adopted canary"),)
+                return replace(shared, playbook=version, canary=None), (Count("adopted playbook"),)
+            case Grant():
+                return self._granted(shared, body, context.clock), (Count("granted"),)
+            case Approve(play, until):
+                return replace(shared, approved={**shared.approved, play: until}), (Count("approved"),)
             case Stop():
                 return replace(shared, stopped=True), (Count("stopped"),)
             case Resume():
                 return replace(shared, stopped=False), (Count("resumed by operator"),)
         raise TypeError(f"directive {body!r}: no rule for it")
+
+    def _granted(self, shared: Shared, grant: Grant, at: int) -> Shared:
+        """Take a grant; it takes the place of an earlier one of the same name."""
+        granted = budget.granted(
+            shared.budgets.get(grant.budget_id),
+            amount=grant.amount_micros,
+            period=grant.period,
+            until=grant.until,
+            shadow_price=grant.shadow_price,
+            at=at,
+            day=self._days.of(at),
+        )
+        return replace(shared, budgets={**shared.budgets, grant.budget_id: granted})
 
     def _adopt(self, shared: Shared, horizon_days: int, version: int) -> tuple[Shared, Sequence[Effect]]:
         """Bring a snapshot into force; one that cannot be used here leaves the last good one."""
@@ -686,7 +795,7 @@ class Customers:
                 horizon_days in self.shop.horizons_days and (horizon_days, version) not in self._models
             ):
                 return f"snapshot {horizon_days}/{version} of the model"
-            case AdoptPlaybook(version) if version not in self._playbooks:
+            case AdoptPlaybook(version, _) if version not in self._playbooks:
                 return f"playbook {version}"
         return None
 
@@ -703,9 +812,13 @@ class Customers:
             source = Source(at, before.trusted_from)
         return replace(shared, sources={**shared.sources, name: source})
 
-    def _in_force(self, shared: Shared) -> InForce:
-        """Return the playbook, with the population's cut points where it asks for them and they are known."""
+    def _in_force(self, shared: Shared, key: bytes) -> InForce:
+        """Return a user's playbook, with the population's cut points where it asks for them and they are known."""
         book = self._playbooks[shared.playbook or self._first]
+        if shared.canary is not None:
+            version, share = shared.canary
+            if uniform(self.shop.salt, b"canary", version.encode(), key) < share:
+                book = self._playbooks[version]
         if book.playbook.rfm.cut_points == "playbook":
             return book
         scorer = self._scorer(shared, self.shop.horizon_days)

@@ -19,12 +19,14 @@ from schemas.values import (
     DECIMAL_PATTERN,
     EPOCH,
     ID_CHARS_MAX,
+    SIGNED_DECIMAL_PATTERN,
     WORD_PATTERN,
     Channel,
     Purpose,
 )
 from worker.recall.bodies import (
     Activity,
+    App,
     Cancel,
     Feedback,
     Item,
@@ -33,6 +35,7 @@ from worker.recall.bodies import (
     Refund,
 )
 from worker.recall.money import AmountError, Currency, exact
+from worker.recall.policy.catalog import Change
 from worker.recall.windows import (
     CART_ADD,
     CART_REMOVE,
@@ -59,6 +62,7 @@ _Text: TypeAlias = Annotated[str, Meta(max_length=ID_CHARS_MAX)]
 Time: TypeAlias = Annotated[datetime, Meta(tz=True)]
 _Amount: TypeAlias = float | str
 DecimalText: TypeAlias = Annotated[str, Meta(pattern=_whole(DECIMAL_PATTERN))]
+_SignedDecimalText: TypeAlias = Annotated[str, Meta(pattern=_whole(SIGNED_DECIMAL_PATTERN))]
 Code: TypeAlias = Annotated[str, Meta(pattern=_whole(CURRENCY_PATTERN))]
 Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**53)]
 
@@ -237,6 +241,28 @@ class _CartViewed(_Plain, frozen=True, gc=False, kw_only=True, tag="Cart Viewed"
     channel: ClassVar[int | None] = None
 
 
+class _AppEvent(_Track, frozen=True, gc=False, kw_only=True):
+    """Something that happened to the shop's app, of which only the name is read."""
+
+    state: ClassVar[Literal["installed", "opened", "uninstalled"]]
+    properties: _Nothing | None = None
+
+    def body(self, _currency: Currency) -> App:
+        return App(self.message_id, self.state)
+
+
+class _AppInstalled(_AppEvent, frozen=True, gc=False, kw_only=True, tag="Application Installed"):
+    state: ClassVar[Literal["installed", "opened", "uninstalled"]] = "installed"
+
+
+class _AppOpened(_AppEvent, frozen=True, gc=False, kw_only=True, tag="Application Opened"):
+    state: ClassVar[Literal["installed", "opened", "uninstalled"]] = "opened"
+
+
+class _AppUninstalled(_AppEvent, frozen=True, gc=False, kw_only=True, tag="Application Uninstalled"):
+    state: ClassVar[Literal["installed", "opened", "uninstalled"]] = "uninstalled"
+
+
 class _CheckoutStarted(_Track, frozen=True, gc=False, kw_only=True, tag="Checkout Started"):
     properties: _Checkout
 
@@ -331,9 +357,37 @@ class _Feedback(_Record, frozen=True, gc=False, kw_only=True, forbid_unknown_fie
     currency: Code | None = None
 
     def body(self, currency: Currency) -> Feedback:
-        cost = _minor(self.actual_cost, currency, "actual_cost")
+        cost = None if self.actual_cost is None else int(exact(self.actual_cost, "actual_cost").scaleb(6))
         check_currency(self.currency, currency)
         return Feedback(self.message_id, self.command_id, self.status, self.channel, cost)
+
+
+class _Catalog(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    product_id: Id
+    effective_at: Time
+    price: DecimalText | None = None
+    currency: Code | None = None
+    category: _Text | None = None
+    margin: _SignedDecimalText | None = None
+    stock: Count | None = None
+    arrived_at: Time | None = None
+
+    def change(self, currency: Currency) -> Change:
+        arrived_at = None if self.arrived_at is None else milliseconds(self.arrived_at)
+        change = Change(
+            self.product_id,
+            milliseconds(self.effective_at),
+            _minor(self.price, currency, "price"),
+            self.category,
+            None if self.margin is None else currency.signed_minor(self.margin),
+            self.stock,
+            arrived_at,
+        )
+        for name, at in (("effective_at", change.effective_at), ("arrived_at", arrived_at)):
+            if at is not None and at < 0:
+                raise Refusal("malformed", f"{name}: not before 1970")
+        check_currency(self.currency, currency)
+        return change
 
 
 def milliseconds(time: datetime) -> int:
@@ -382,7 +436,10 @@ EVENTS: Final[dict[str, Any]] = {
     | _ProductsSearched
     | _ProductAddedToWishlist
     | _SignedIn
-    | _CheckedIn,
+    | _CheckedIn
+    | _AppInstalled
+    | _AppOpened
+    | _AppUninstalled,
     "cart": _ProductAdded | _ProductRemoved | _CartViewed | _CheckoutStarted | _CouponApplied,
     "orders": _OrderCompleted | _OrderRefunded | _OrderCancelled,
 }
@@ -394,3 +451,4 @@ DECODE: Final = {
     topic: msgspec.json.Decoder(form).decode
     for topic, form in {**EVENTS, "profiles": _Profile, "feedback": _Feedback}.items()
 }
+DECODE_CATALOG: Final = msgspec.json.Decoder(_Catalog).decode

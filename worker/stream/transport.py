@@ -425,6 +425,8 @@ class StreamApp(faust.App):  # type: ignore[misc]
         )
         self.rows = self.Table("rows", key_type=bytes, value_type=bytes, partitions=partitions)
         self.lanes = Lanes(self.groups, self._make_lane, commits.stop_s, die=die)
+        self.pages: list[Callable[[Any], None]] = []
+        """What adds further pages to the web server's application."""
         self.metrics = Metrics(group.name for group in self.groups)
         self.watch = Watch(self, stuck_s, None if commits.transactional else session_timeout_s / 2)
         self.metrics.registry.register(StreamCollector(self.watch, self.lanes, self._row_count))
@@ -470,7 +472,8 @@ class StreamApp(faust.App):  # type: ignore[misc]
 
     def on_webserver_init(self, web: Any) -> None:
         """Add the pages; Faust's web server is up before the consumer is, so also during recovery."""
-        self.watch.add_pages(web.web_app)
+        for add in (self.watch.add_pages, *self.pages):
+            add(web.web_app)
 
     async def _hand_over(self, stream: Any) -> None:
         stream.enable_acks = False

@@ -79,6 +79,12 @@ def factors(scorer: Scorer, seen: Sequence[int], rhythms: Rhythms, top: int = 3)
     return told
 
 
+def say(name: str, seen: Sequence[int]) -> str:
+    """Say in words what a feature is, other than those of money, which are told against the average customer's."""
+    values = {known: value / SCALE for known, value in zip(NAMES, seen, strict=True)}
+    return _WORDINGS[name](values, values)
+
+
 def _rhythm(rhythms: Rhythms) -> str:
     """Say what BG/NBD goes by.
 
@@ -101,10 +107,10 @@ def _number(value: float) -> int:
     return round(expm1(value))
 
 
-def _some(n: int, channel: str) -> str:
+def some(n: int, channel: str) -> str:
     """Say a count.
 
-    >>> _some(0, "view"), _some(1, "view"), _some(1200, "view")
+    >>> some(0, "view"), some(1, "view"), some(1200, "view")
     ('no product views', '1 product view', '1,200 product views')
     """
     one, many = _NOUNS[channel]
@@ -116,7 +122,7 @@ def _days(n: int) -> str:
 
 
 def _count(channel: str, days: int, seen: Mapping[str, float], _: Mapping[str, float]) -> str:
-    return f"{_some(_number(seen[f'{channel}_{days}d']), channel)} in {_days(days)}"
+    return f"{some(_number(seen[f'{channel}_{days}d']), channel)} in {_days(days)}"
 
 
 def _trend(channel: str, seen: Mapping[str, float], _: Mapping[str, float]) -> str:
@@ -125,7 +131,7 @@ def _trend(channel: str, seen: Mapping[str, float], _: Mapping[str, float]) -> s
     many = _NOUNS[channel][1]
     if not now or not before:
         there = f"{before:,}" if before else "none"
-        return f"{_some(now, channel)} in {TREND_DAYS} days, {there} in the {TREND_DAYS} days before"
+        return f"{some(now, channel)} in {TREND_DAYS} days, {there} in the {TREND_DAYS} days before"
     if channel in _HABITS and (pace := _pace(now)) != (pace_before := _pace(before)):
         return f"{many} from {pace_before} to {pace}"
     change = round(100 * (now - before) / before)
@@ -193,7 +199,7 @@ def _day_count(rhythm: str, seen: Mapping[str, float], _: Mapping[str, float]) -
 
 
 def _orders(weeks: int, seen: Mapping[str, float], _: Mapping[str, float]) -> str:
-    return f"{_some(_number(seen[f'orders_{weeks}w']), 'order')} in {weeks} weeks"
+    return f"{some(_number(seen[f'orders_{weeks}w']), 'order')} in {weeks} weeks"
 
 
 def _products(value: float) -> str:

@@ -159,10 +159,10 @@ def compute(profile: Profile, t_day: int, days: Days) -> list[int]:
     _rhythm(account.order_gaps.with_days(order_days), orders.last_day, order_gap, t_day, values)
     _money(profile, week, orders, values)
     standing = profile.standing
-    values.append(_log_count(max(0, t_day - days.of(profile.first_at))) if profile.first_at else 0)
+    values.append(log_count(max(0, t_day - days.of(profile.first_at))) if profile.first_at else 0)
     values += _TIER_FLAGS[standing.tier]
     since = standing.since
-    values.append(_log_count(min(NEVER_DAYS, max(0, t_day - days.of(since)) if since else NEVER_DAYS)))
+    values.append(log_count(min(NEVER_DAYS, max(0, t_day - days.of(since)) if since else NEVER_DAYS)))
     _contacts(account.contacts, t_day, start, days, values)
     share = values[_DISCOUNT_SHARE]
     values += [round(share * values[i] / SCALE) for i in _SILENCE] if share else _NO_DISCOUNT
@@ -176,20 +176,21 @@ _NO_DISCOUNT: Final = (0,) * len(SILENCE)
 _TIER_FLAGS: Final = {int(tier): [SCALE * (tier is other) for other in Tier] for tier in Tier}
 
 
-def _log(x: float) -> int:
+def log(x: float) -> int:
     """Return the signed log1p in thousandths.
 
-    >>> _log(1), _log(-1), _log(1e30)
+    >>> log(1), log(-1), log(1e30)
     (693, -693, 32767)
     """
-    return min(_LIMIT, round(log1p(x) * SCALE)) if x >= 0 else -_log(-x)
+    return min(_LIMIT, round(log1p(x) * SCALE)) if x >= 0 else -log(-x)
 
 
-_LOGS: Final = tuple(map(_log, range(2048)))
+_LOGS: Final = tuple(map(log, range(2048)))
 
 
-def _log_count(n: int) -> int:
-    return _LOGS[n] if 0 <= n < len(_LOGS) else _log(n)
+def log_count(n: int) -> int:
+    """Return the log1p of a count in thousandths."""
+    return _LOGS[n] if 0 <= n < len(_LOGS) else log(n)
 
 
 _PERIOD_OF: Final = tuple(next(i for i, end in enumerate(WINDOWS_DAYS) if age <= end) for age in range(DAYS_KEPT + 1))
@@ -227,7 +228,7 @@ def _channels(profile: Profile, t_day: int, values: list[int]) -> int:
     recencies[SESSION] = active[0] if active else RECENCY_MAX_DAYS
     numbers += recencies
     # By place, since a call for each would take longer than all else here.
-    logs = [_LOGS[n] for n in numbers] if max(counts) < len(_LOGS) else list(map(_log, numbers))
+    logs = [_LOGS[n] for n in numbers] if max(counts) < len(_LOGS) else list(map(log, numbers))
     values += logs[:_COUNTS]
     values += map(sub, logs[_MONTH], logs[_COUNTS:])
     values += logs[-len(CHANNELS) :]
@@ -299,11 +300,11 @@ def _rhythm(gaps: Gaps, last_day: int, last_gap: int, t_day: int, values: list[i
     deviation = sqrt(gaps.m2 / (n - 1)) if n > 1 else 0.0
     late = (recency - mean) / (deviation + LATE_DAYS)
     values += (
-        _log_count(n + 1 if gaps.last_day else 0),
+        log_count(n + 1 if gaps.last_day else 0),
         _LOGS[recency],
         round(log1p(mean) * SCALE),
         round(log1p(deviation) * SCALE),
-        _log_count(last_gap),
+        log_count(last_gap),
         round(log1p(recency / mean) * SCALE),
         round(log1p(late) * SCALE) if late >= 0 else -round(log1p(-late) * SCALE),
         SCALE if recency > OVERDUE * mean else 0,
@@ -321,18 +322,18 @@ def _money(profile: Profile, week: int, latest: _Orders, values: list[int]) -> N
         orders += more_orders
         revenue += more_revenue
         refunds += more_refunds
-        values.append(_log_count(orders))
-        nets.append(_log(revenue - refunds))
+        values.append(log_count(orders))
+        nets.append(log(revenue - refunds))
         end = week - weeks
     values += nets
     all_orders, products = profile.orders - latest.later, account.products - latest.later_products
     values += (
-        _log(revenue / orders) if orders > 0 else 0,
+        log(revenue / orders) if orders > 0 else 0,
         _share(refunds, revenue),
         _share(account.discounted - latest.later_discounted, all_orders),
-        _log_count(products),
-        _log(products / all_orders) if all_orders > 0 else 0,
-        _log_count(latest.last_products),
+        log_count(products),
+        log(products / all_orders) if all_orders > 0 else 0,
+        log_count(latest.last_products),
     )
 
 
@@ -342,8 +343,8 @@ def _contacts(contacts: list[Contact], t_day: int, start: int, days: Days, value
         values += _NO_CONTACTS
         return
     ages = [t_day - days.of(contact.at) for contact in contacts if contact.at < start]
-    values += [_log_count(sum([age <= reach for age in ages])) for reach in CONTACT_DAYS]
-    values.append(_log_count(min([RECENCY_MAX_DAYS, *ages])))
+    values += [log_count(sum([age <= reach for age in ages])) for reach in CONTACT_DAYS]
+    values.append(log_count(min([RECENCY_MAX_DAYS, *ages])))
 
 
 _NO_CONTACTS: Final = (*(0 for _ in CONTACT_DAYS), _LOGS[RECENCY_MAX_DAYS])

@@ -58,6 +58,16 @@ def example_id(salt: str, user_key: bytes, t_day: int) -> str:
     return hashlib.blake2b(told, digest_size=ID_BYTES).hexdigest()
 
 
+def outcome_id(salt: str, user_key: bytes, decided_at: int) -> str:
+    """Return the id of what came of a choice; without the salt it does not lead back to the user.
+
+    >>> outcome_id("salt", b"user-1", 1_700_000_000_000) == outcome_id("salt", b"user-1", 1_700_000_000_001)
+    False
+    """
+    told = b"\x00".join((salt.encode(), b"outcome", decided_at.to_bytes(8, "big"), user_key))
+    return hashlib.blake2b(told, digest_size=ID_BYTES).hexdigest()
+
+
 class Forecast(NamedTuple):
     """What a snapshot said of a user."""
 

@@ -16,6 +16,7 @@ from worker.recall.days import Days
 from worker.recall.lifetime.bgnbd import BgNbd
 from worker.recall.lifetime.spend import GammaGamma
 from worker.recall.lifetime.worth import Lifetime
+from worker.recall.policy.responses import Responses
 from worker.recall.risk.baselines import Baselines
 from worker.recall.risk.features import NAMES, SCALE, SCHEMA_HASH
 from worker.recall.risk.model import LOGIT_MAX, VARIANCE_MIN, Logistic
@@ -101,6 +102,8 @@ class Scorer:
         self.lifetime = lifetime
         self.cut_points = None if snapshot.cut_points is None else cut_points_of(snapshot.cut_points)
         self.alert_above = snapshot.alert_above
+        self.priors = Responses.read(snapshot.choice_priors)
+        """What came of choices."""
         self.means = [0.0] * len(NAMES) if learner is None else [mean * SCALE for mean in learner.means]
         """Of the customers learned from, by feature, in thousandths; 0 before the first."""
         self._share = share = snapshot.learner_share

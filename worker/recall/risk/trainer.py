@@ -2,10 +2,11 @@
 
 There is one trainer for each horizon. A label day is learned as a whole, once every source partition has closed it: its
 examples by id, each once, and the days one after the other, however many close at the same time. What was predicted is
-measured first, then the learner's share, baselines and learner learn. Every four weeks BG/NBD, Gamma-Gamma and the
-population's quintiles are fitted to the summaries of the four weeks before; every week, until the first four weeks are
-full. So weights, fits and figures are a function of the set of records, however the partitions' lines were woven into
-one. Every few label days a snapshot goes out, with the adoptions that bring it into force.
+measured first, then the learner's share, baselines and learner learn. What came of choices on the day is summed up by
+the trainer of the horizon that is acted on. Every four weeks BG/NBD, Gamma-Gamma and the population's quintiles are
+fitted to the summaries of the four weeks before; every week, until the first four weeks are full. So weights, sums,
+fits and figures are a function of the set of records, however the partitions' lines were woven into one. Every few
+label days a snapshot goes out, with the adoptions that bring it into force.
 
 A snapshot, and the sums behind its figures, are all that a restart needs: it says from which offset on the topic has to
 be read again, the lowest of all records that had not been learned from or are to be fitted to yet.
@@ -29,10 +30,12 @@ from msgspec import Meta, Struct
 from schemas.snapshots import MeasuresRecord, Snapshot
 from schemas.topics import CONTROL, MODEL
 from schemas.training import FEATURE_MAX
-from schemas.values import AMOUNT_LIMIT, rfc3339
+from schemas.values import AMOUNT_LIMIT, ID_CHARS_MAX, rfc3339
 from worker.recall.days import LATENESS_MS, Days
 from worker.recall.lifetime.history import History, Rhythms, Summary
 from worker.recall.lifetime.worth import Lifetime
+from worker.recall.policy import responses
+from worker.recall.policy.responses import Responses
 from worker.recall.rfm import CutPoints, Rfm, quintiles
 from worker.recall.risk import labels
 from worker.recall.risk.baselines import Baselines
@@ -74,6 +77,7 @@ LEARNERS: Final[dict[str, type[RiverModel] | type[VectorisedModel]]] = {
 }
 
 _Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{8,64}\Z")]
+_Id = Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)]
 _Count = Annotated[int, Meta(ge=0, lt=2**53)]
 _Feature = Annotated[float, Meta(ge=-FEATURE_MAX, le=FEATURE_MAX)]
 _Probability = Annotated[float, Meta(ge=0, le=1)]
@@ -145,6 +149,18 @@ class _Summary(Struct, frozen=True, gc=False, tag_field="kind", tag="summary", f
     rfm: _Values | None
 
 
+class _Response(Struct, frozen=True, gc=False, tag_field="kind", tag="outcome", forbid_unknown_fields=True):
+    """See `schemas.training.Outcome`."""
+
+    id: _Hash
+    day: date
+    segment: _Id
+    play: _Id
+    y: Literal[0, 1]
+    propensity: Annotated[float, Meta(gt=0, le=1)]
+    held_out: bool
+
+
 class _DayClosed(Struct, frozen=True, gc=False, tag_field="kind", tag="day_closed", forbid_unknown_fields=True):
     """See `schemas.training.DayClosed`."""
 
@@ -153,7 +169,7 @@ class _DayClosed(Struct, frozen=True, gc=False, tag_field="kind", tag="day_close
     partitions: _Count
 
 
-_decode = msgspec.json.Decoder(_Example | _Summary | _DayClosed).decode
+_decode = msgspec.json.Decoder(_Example | _Summary | _Response | _DayClosed).decode
 
 
 class _Lesson(NamedTuple):
@@ -193,10 +209,11 @@ class Trainer:
         lateness_ms: int = LATENESS_MS,
         publish_days: int = 7,
         labels_min: int = 500,
+        sums_choices: bool = True,
     ) -> None:
         """Begin anew, or where a snapshot and its sums stand; a version up to `last_version` is not given again.
 
-        From `labels_min` examples on the learner has its share.
+        From `labels_min` examples on the learner has its share. Of all trainers one sums up what came of choices.
 
         Raises:
             SnapshotError: where the snapshot is of another horizon.
@@ -211,6 +228,8 @@ class Trainer:
         self._labels_min = labels_min
         self._model: Model = LEARNERS[learner]()
         self._baselines, self._measures, self._share = Baselines(), Measures(), Share()
+        self._sums_choices = sums_choices
+        self._responses = Responses()
         self._lifetime: Lifetime | None = None
         self._cut_points: CutPoints | None = None
         began = None if snapshot is None else snapshot.summaries_from
@@ -226,10 +245,12 @@ class Trainer:
         self._closed = [self._learned_day] * partitions
         self._lessons: dict[int, dict[str, _Lesson]] = {}
         """By label day and id."""
+        self._outcomes: dict[int, dict[str, responses.Outcome]] = {}
+        """By day and id."""
         self._summaries: dict[int, dict[str, _Past]] = {}
         """By day and id, of the four weeks that are not fitted to yet."""
         self._first_offsets: dict[int, int] = {}
-        """By label day, the lowest offset of an example of it or of its close."""
+        """By label day, the lowest offset of an example or an outcome of it or of its close."""
         self._summary_offsets: dict[int, int] = {}
         """By day, the lowest offset of a summary of it."""
 
@@ -243,6 +264,7 @@ class Trainer:
         self._version = max(self._version, snapshot.version)
         self._learned_day = self._published_day = self._days.number(snapshot.created_label_day)
         self._next_offset = snapshot.resume_offset
+        self._responses = Responses.read(snapshot.choice_priors)
         self._take_up_learner(snapshot, learner)
         if snapshot.lifetime is not None:
             try:
@@ -311,6 +333,8 @@ class Trainer:
             self._keep_summary(offset, record)
         elif type(record) is _Example:
             self._keep(offset, record)
+        elif type(record) is _Response and self._sums_choices:
+            self._keep_outcome(offset, record)
 
     def _keep(self, offset: int, example: _Example) -> None:
         label_day = self._days.number(example.label_day)
@@ -336,6 +360,15 @@ class Trainer:
         self._add(self._lessons.setdefault(label_day, {}), example.id, lesson)
         self._first_offsets.setdefault(label_day, offset)
 
+    def _keep_outcome(self, offset: int, told: _Response) -> None:
+        day = self._days.number(told.day)
+        if day <= self._learned_day:
+            self.counts["late"] += 1
+            return
+        outcome = responses.Outcome(told.segment, told.play, told.y, told.propensity)
+        self._add(self._outcomes.setdefault(day, {}), told.id, outcome)
+        self._first_offsets.setdefault(day, offset)
+
     def _keep_summary(self, offset: int, summary: _Summary) -> None:
         t_day = self._days.number(summary.t)
         if t_day <= self._fitted_to:
@@ -347,7 +380,7 @@ class Trainer:
         self._add(self._summaries.setdefault(t_day, {}), summary.id, past)
         self._summary_offsets.setdefault(t_day, offset)
 
-    def _add(self, known: dict[str, Any], name: str, taken: _Lesson | _Past) -> None:
+    def _add(self, known: dict[str, Any], name: str, taken: _Lesson | _Past | responses.Outcome) -> None:
         """Keep what was taken by its id, once; should two of an id differ, which one came first must not matter."""
         before = known.get(name)
         if before is None:
@@ -385,6 +418,7 @@ class Trainer:
         complete = min(self._closed)
         for over in range(self._first_day(complete), complete + 1):
             yield from self._learn(over)
+            self._sum_up(over)
             self._refit(over)
             self._pass(over)
             if self._is_due(over):
@@ -394,7 +428,7 @@ class Trainer:
         """Return the first day that is not learned; at the beginning, the first of which anything is known."""
         if self._learned_day != NONE_YET:
             return self._learned_day + 1
-        return max(0, min([complete, *self._lessons, *self._summaries]))
+        return max(0, min([complete, *self._lessons, *self._outcomes, *self._summaries]))
 
     def _learn(self, label_day: int) -> Iterator[None]:
         """Measure what was predicted of the customers of the day, then learn what came of them."""
@@ -413,6 +447,13 @@ class Trainer:
         self._model.settle(label_day, reach_days)
         self._learned += len(lessons)
         self._changed = True
+
+    def _sum_up(self, day: int) -> None:
+        """Take what came of choices."""
+        came = self._outcomes.pop(day, {})
+        if came:
+            self._responses.learn(day, [outcome for _, outcome in sorted(came.items())])
+            self._changed = True
 
     @property
     def _fitted_to(self) -> int:
@@ -499,7 +540,7 @@ class Trainer:
             "metrics": self._measures.report(),
             "resume_offset": self.resume_offset,
             "cut_points": self._cut_points and _cut_points_json(self._cut_points),
-            "choice_priors": None,
+            "choice_priors": self._responses.to_json(),
         }
         adoption: dict[str, Any] = {
             "kind": "adopt_snapshot",

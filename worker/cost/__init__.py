@@ -1,0 +1,1 @@
+"""What winning users back costs in full: reckoned before a campaign, and summed up after it."""
