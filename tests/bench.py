@@ -63,7 +63,7 @@ class Bench:
 
     def feed(self):
         """Lay down the history; return the ids of the users in it."""
-        records = list(simulate(users=20, days=60, seed=3))
+        records = list(simulate(users=40, days=90, seed=1))
         lay_down(self._broker, records, self.config.shop().days)
         return {record.key.decode() for record in records if record.topic != "catalog"}
 

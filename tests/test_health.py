@@ -156,7 +156,7 @@ def test_a_source_is_missed_until_its_heartbeat_and_the_list_of_metrics_is_what_
         bench.wait(lambda: "partition 3: no heartbeat yet from orders" in worker.reasons(), worker)
         assert worker.status("/ready") == 503
         assert worker.status("/live") == 200
-        bench.heartbeat("2025-04-01T00:00:00Z")
+        bench.heartbeat("2025-05-01T00:00:00Z")
         bench.wait(lambda: worker.status("/ready") == 200 and lag(worker) == 0, worker)
         text = worker.get("/metrics")[1]
         assert stop(worker.process) == 0

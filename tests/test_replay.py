@@ -153,7 +153,7 @@ def test_online_retail_gives_the_same_commands_however_it_is_partitioned():
 
 # -- the simulated shop ------------------------------------------------------------------------------------------------
 
-SIMULATED = {"users": 120, "days": 200, "seed": 5}
+SIMULATED = {"users": 240, "days": 200, "seed": 1}
 LIVE_FROM = "2025-05-15T00:00:00.000Z"
 
 
