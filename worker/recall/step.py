@@ -187,8 +187,10 @@ class Customers:
         episode = state.episode
         if episode is not None:
             due = episode.due
-            effects += episodes.acted(state, channel, at, self._desk(state, shared, context))
-            if state.episode is None or due != episode.due:
+            won = episodes.acted(episode, channel, at, context.clock, self._in_force(shared, state.key))
+            if won:
+                effects += episodes.end(state, "won", self._desk(state, shared, context))
+            if won or due != episode.due:
                 self._schedule(state, shared, context.clock)
         return effects
 
@@ -236,7 +238,7 @@ class Customers:
         elif episode is not None:
             order = state.account.find_order(intake.short_id(body.order_id))
             assert order is not None  # it has just been cancelled
-            episodes.order_cancelled(episode, order.at, self._in_force(shared, state.key).playbook)
+            episodes.order_cancelled(episode, order.at, self._in_force(shared, state.key))
         return [*effects, *self._evaluated(state, shared, "refund", context)]
 
     def _updated(

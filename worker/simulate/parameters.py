@@ -149,6 +149,8 @@ class BrowsingGiven(_Given, frozen=True):
 
 class OrdersGiven(_Given, frozen=True):
     shape: float
+    there: float
+    there_shape: float
     dip: float
     dip_days: float
     pieces: float
