@@ -188,7 +188,10 @@ def test_nobody_of_the_holdout_is_touched():
     assert held_out.isdisjoint(command["episode_id"] for command in result.commands)
     assert {command["experiment"]["arm"] for command in result.commands} == {"treated"}
     shadows = [d for d in result.values("recall-decisions") if d["reason"] == "holdout"]
-    assert all(d["arm"] == "control" and d["play"] is None and d["shadow_play"] for d in shadows)
+    assert all(d["arm"] == "control" and d["play"] is None and d["shadow_outcome"] for d in shadows)
+    would_be = [d["shadow_play"] for d in shadows if d["shadow_outcome"] == "sent"]
+    assert would_be
+    assert all(would_be)
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
@@ -348,7 +351,9 @@ def test_what_an_outage_made_stale_is_recorded_and_not_sent(tmp_path, behind):
     after = [record for record in ticks(wall + 5 * DAY_MS) if record.recorded_at > stopped]
     between = [record for record in after if behind and record.recorded_at <= wall]
     rest = [record for record in after if record not in between]
-    result = Result(config, [*sorted_by_time([*orders, *before, *between]), resumed, *rest])
+    granted = {"budget_id": "daily", "amount": "100", "currency": "GBP", "shadow_price": "0"}
+    grant = control("grant", START, effective_at=rfc3339(START), **granted)
+    result = Result(config, [grant, *sorted_by_time([*orders, *before, *between]), resumed, *rest])
     decided = {d["user_id"]: d for d in result.values("recall-decisions") if d["outcome"] in {"sent", "suppressed"}}
     assert set(decided) == set(users)
     for decision in decided.values():

@@ -209,7 +209,7 @@ class Replay:
         if recorded and self._grants:
             raise ValueError("grants: allowed where the history has no control records; this one brings its own")
         self._learns = not recorded
-        for topic in sorted(SOURCE_TOPICS & history.topics):
+        for topic in sorted(set(SOURCE_TOPICS) & set(history.topics)):
             self._waited_for.update((topic, partition.layout.number) for partition in self.partitions)
             self._expect(topic, more=True)
         self._expect(CONTROL, more=True)
@@ -230,7 +230,7 @@ class Replay:
         self._expect(CONTROL, more=True)
         history = Split(by_topic(records), self._partitioner, self._offsets, self._progress)
         self._stock(history.catalogue())
-        for topic in sorted(SOURCE_TOPICS & history.topics):
+        for topic in sorted(set(SOURCE_TOPICS) & set(history.topics)):
             self._read(topic, 0, history)
         self._close_day(midnight, history)
 
