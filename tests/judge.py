@@ -112,12 +112,14 @@ class Judge:
         self.clocks = {user: [happened.clock for happened in mine] for user, mine in self.by_user.items()}
         self.control = [happened for happened in shop.happened if happened.topic == "control"]
         self.adoptions = self._adoptions()
+        self.ever_in_force = {version for _, *versions in self.adoptions for version in versions if version is not None}
 
     def judge(self) -> None:
         self.commands_are_told_once()
         self.episodes_are_one_at_a_time()
         self.openings_come_to_something()
         self.arms_are_those_of_the_hash()
+        self.users_stay_with_their_playbook()
         self.propensities_are_sound()
         for touch in self.touches:
             self.nothing_was_said_against(touch)
@@ -131,6 +133,7 @@ class Judge:
             self.incentive_is_earned(touch)
         for touches in self.by_episode().values():
             self.ladder_is_climbed(touches)
+            self.nothing_is_left_in_silence(touches)
         self.budgets_hold()
         self.people_are_not_overrun()
         self.cancelled_what_is_called_for()
@@ -342,7 +345,7 @@ class Judge:
                 trigger = "tier_reached"
             wanted = all(
                 any(trigger in play.opening for play in self.books[version].plays)
-                for version in self.in_force(at_of(move["at"])) | self.in_force(at_of(move["at"]) + HOUR_MS)
+                for version in self.ever_in_force
             )
             if wanted and (move["user_id"], trigger, move["at"]) not in told:
                 self.fail(move["user_id"], at_of(move["at"]), f"nothing came of an opening: {trigger}")
@@ -379,18 +382,40 @@ class Judge:
             other["reason"] == "upgraded" and other["user_id"] == value["user_id"] for other in self.decisions
         )
 
+    def users_stay_with_their_playbook(self) -> None:
+        """While a canary is out, a user is either of those who have it, or not."""
+        seen: dict[tuple[str, int], str] = {}
+        for value in self.decisions:
+            at, version = at_of(value["at"]), value["versions"]["playbook"]
+            if version not in self.in_force(at):
+                self.fail(value["user_id"], at, "decided by a playbook that is not in force")
+            since = max(adoption[0] for adoption in self.adoptions if adoption[0] <= at)
+            if at > since and seen.setdefault((value["user_id"], since), version) != version:
+                self.fail(value["user_id"], at, "a user comes and goes between two playbooks")
+
     def propensities_are_sound(self) -> None:
-        for value in [*self.decisions, *(touch.value["experiment"] for touch in self.touches)]:
-            if not (0 < value["propensity"] <= value["choice_propensity"] <= 1):
-                raise AssertionError(f"propensities out of bounds: {value}")
-        for value in self.sent.values():
-            rules = self.book(value).choice
-            if rules.mode == "rule" and value["choice_propensity"] != 1 and len(self.adoptions) == 1:
-                self.fail(value["user_id"], at_of(value["at"]), "a rule is no draw")
-            if value["choice_propensity"] < min(rules.floor for rules in (book.choice for book in self.story.books)):
-                self.fail(value["user_id"], at_of(value["at"]), f"below the floor: {value['choice_propensity']}")
+        for value in self.decisions:
+            user, at, rules = value["user_id"], at_of(value["at"]), self.book(value)
+            joint, own = value["propensity"], value["choice_propensity"]
+            if not (0 < joint <= 1 and 0 < own <= 1):
+                self.fail(user, at, f"propensities {joint} and {own}")
+            share = rules.holdout.share
+            expected = share if value["arm"] == "control" else (1 - share) * own
+            if len(self.adoptions) == 1 and abs(joint - expected) > 2e-6:
+                self.fail(user, at, f"propensity {joint} instead of {expected}")
+            if value["outcome"] != "sent":
+                continue
+            floor = min(book.choice.floor for book in self.story.books)
+            if own < floor or (len(self.adoptions) == 1 and own < rules.choice.floor):
+                self.fail(user, at, f"below the floor: {own}")
+            if rules.choice.mode == "rule" and own != 1 and len(self.adoptions) == 1:
+                self.fail(user, at, "a rule is no draw")
             if value["segment"] is None:
-                self.fail(value["user_id"], at_of(value["at"]), "chosen in no segment")
+                self.fail(user, at, "chosen in no segment")
+        for touch in self.touches:
+            told, value = touch.value["experiment"], self.sent[touch.id]
+            if any(told[name] != value[name] for name in ("arm", "propensity", "choice_propensity", "segment")):
+                self.fail(touch.user, touch.at, "command and decision tell of other propensities")
 
     def nothing_was_said_against(self, touch: Touch) -> None:
         user, at, book = touch.user, touch.at, self.book(touch.value)
@@ -650,6 +675,22 @@ class Judge:
                 self.fail(touch.user, touch.at, f"{touch.channel} only {waited / DAY_MS:.2f} days after delivery")
         elif not told.keys() & {"bounced", "failed"}:
             self.fail(touch.user, touch.at, f"{touch.channel} though the touch before was not told delivered")
+
+    def nothing_is_left_in_silence(self, touches: list[Touch]) -> None:
+        """Where a touch was not answered and a rung is left, it is climbed, or a reason is recorded."""
+        touch = touches[-1]
+        delivered = self.heard(touch, self.shop.clock).get("delivered")
+        if delivered is None or touch.value["delivery"]["next_channel"] is None or len(self.adoptions) > 1:
+            return
+        mine = [value for value in self.decisions if value["episode_id"] == touch.episode]
+        over = next(at_of(value["at"]) for value in mine if is_end(value))
+        wait = self.book(touch.value).ladder.wait_days[touch.channel] * DAY_MS  # type: ignore[index]
+        due = delivered + wait
+        if due >= over or self.answered(touch, due):
+            return
+        told_in_time = "delivered" in self.heard(touch, due)
+        if told_in_time and not any(at_of(value["at"]) > touch.at and not is_end(value) for value in mine):
+            self.fail(touch.user, due, f"nothing came of the silence after {touch.channel} of {day(touch.at)}")
 
     def is_of_the_top(self, touch: Touch, before: list[Touch], book: Playbook) -> None:
         reason, top = touch.value["reason"], book.ladder.top
