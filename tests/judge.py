@@ -100,9 +100,7 @@ class Judge:
     def __init__(self, story: Story, shop: ToldShop) -> None:
         self.story, self.shop = story, shop
         self.books = {book.version: book for book in story.books}
-        self.touches = [
-            Touch(at_of(value["issued_at"]), value["user_id"], value) for value in shop.commands()
-        ]
+        self.touches = [Touch(at_of(value["issued_at"]), value["user_id"], value) for value in shop.commands()]
         self.decisions = shop.of("recall-decisions")
         self.sent = {value["command_id"]: value for value in self.decisions if value["outcome"] == "sent"}
         self.by_user: dict[str, list[Happened]] = defaultdict(list)
@@ -177,9 +175,12 @@ class Judge:
                     lost = max(lost, told.at)
                 elif value["status"] == "delivered":
                     found = max(found, told.at)
-            elif told.topic == "profiles" and channel not in APP:
-                if (value.get("consent") or {}).get(channel, {}).get("marketing"):
-                    found = max(found, told.at)
+            elif (
+                told.topic == "profiles"
+                and channel not in APP
+                and (value.get("consent") or {}).get(channel, {}).get("marketing")
+            ):
+                found = max(found, told.at)
         return lost <= found, lost > 0
 
     def acts(self, user: str, at: int) -> list[tuple[int, str, int]]:
@@ -275,7 +276,7 @@ class Judge:
     # -- what must hold ------------------------------------------------------------------------------------------------
 
     def commands_are_told_once(self) -> None:
-        """Each command has its id, and one decision that sent it, made from the same; cancelled is only what was sent."""
+        """Each command has its id and one decision that sent it; only what was sent is cancelled."""
         sent = [value for value in self.decisions if value["outcome"] == "sent"]
         for touch, value in zip(self.touches, sent, strict=True):
             expected = (touch.id, touch.episode, touch.user, touch.value["issued_at"], touch.play, touch.channel)
@@ -344,8 +345,7 @@ class Judge:
             else:
                 trigger = "tier_reached"
             wanted = all(
-                any(trigger in play.opening for play in self.books[version].plays)
-                for version in self.ever_in_force
+                any(trigger in play.opening for play in self.books[version].plays) for version in self.ever_in_force
             )
             if wanted and (move["user_id"], trigger, move["at"]) not in told:
                 self.fail(move["user_id"], at_of(move["at"]), f"nothing came of an opening: {trigger}")
@@ -465,9 +465,9 @@ class Judge:
         if stopped:
             self.fail(touch.user, at, "sent while stopped")
         for told in self.control:
-            if told.value["kind"] == "resumed" and at_of(told.value["at"]) <= at and told.clock <= at:
-                if at_of(touch.value["not_after"]) < at_of(told.value["wall"]):
-                    self.fail(touch.user, at, "sent though it was stale")
+            resumed = told.value["kind"] == "resumed" and at_of(told.value["at"]) <= at and told.clock <= at
+            if resumed and at_of(touch.value["not_after"]) < at_of(told.value["wall"]):
+                self.fail(touch.user, at, "sent though it was stale")
         if touch.value["versions"]["playbook"] not in self.in_force(at):
             self.fail(touch.user, at, "by a playbook that is not in force")
         play = self.play(touch)
@@ -766,9 +766,7 @@ class Judge:
         contact, incentive = micros(cost["contact"]), micros(cost["incentive"])
         found, converted = [], False
         ends = [
-            at_of(value["at"])
-            for value in self.decisions
-            if value["episode_id"] == touch.episode and is_end(value)
+            at_of(value["at"]) for value in self.decisions if value["episode_id"] == touch.episode and is_end(value)
         ]
         over = ends[0]
         for told in self.by_user[touch.user]:
@@ -813,13 +811,11 @@ class Judge:
             if "cancelled_at" in value
         }
         ended = {
-            value["episode_id"]: (at_of(value["at"]), value["reason"])
-            for value in self.decisions
-            if is_end(value)
+            value["episode_id"]: (at_of(value["at"]), value["reason"]) for value in self.decisions if is_end(value)
         }
         for touches in self.by_episode().values():
             touch = touches[-1]
-            over, reason = ended[touch.episode]
+            over, _ = ended[touch.episode]
             for told in self.by_user[touch.user]:
                 if not touch.at < told.clock <= min(at_of(touch.value["not_after"]), over):
                     continue
@@ -909,9 +905,9 @@ def _words(told: Happened) -> str:
         return f"{value['channel']} {value['status']}{cost} ({value['command_id'][:6]})"
     if told.topic == "profiles":
         left = {"type", "messageId", "userId", "timestamp"}
-        return f"says {({name: what for name, what in value.items() if name not in left})}"
+        return f"says { ({name: what for name, what in value.items() if name not in left}) }"
     if told.topic == "control":
-        return f"control: {({name: what for name, what in value.items() if name != 'at'})}"
+        return f"control: { ({name: what for name, what in value.items() if name != 'at'}) }"
     properties = value.get("properties", {})
     short = {name: properties[name] for name in ("order_id", "revenue", "discount") if name in properties}
     return f"{value['event']} {short or ''}"

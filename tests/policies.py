@@ -21,7 +21,9 @@ USERS = ("ann", "bob", "cid")
 TIMEZONES = ("UTC", "Europe/Berlin", "America/New_York", "Pacific/Auckland", "Asia/Kolkata")
 DOWN = ["tier_drop", "silence"]
 ANY = ["tier_drop", "silence", "risk", "signal", "rhythm", "tier_reached", "near_tier"]
-SIGNALS = [{"name": "quiet", "when": [{"feature": "view_before", "at_least": 2}, {"feature": "view_30d", "at_most": 1}]}]
+SIGNALS = [
+    {"name": "quiet", "when": [{"feature": "view_before", "at_least": 2}, {"feature": "view_30d", "at_most": 1}]}
+]
 
 
 def often(usual, *others):
@@ -111,7 +113,9 @@ caps = st.fixed_dictionaries(
         | st.dictionaries(
             st.sampled_from(RUNGS),
             st.builds(
-                lambda touches, days: {"touches": touches, "days": days}, st.integers(0, 2), st.sampled_from([3, 10, 28])
+                lambda touches, days: {"touches": touches, "days": days},
+                st.integers(0, 2),
+                st.sampled_from([3, 10, 28]),
             ),
             max_size=2,
         ),
@@ -291,9 +295,7 @@ REACTIONS = (
     Reaction((DELIVERED, Told("unsubscribed", 3))),
 )
 unanswered = Reaction((DELIVERED,))
-reactions = st.one_of(
-    st.just([unanswered]), st.lists(often(unanswered, *REACTIONS), min_size=1, max_size=8)
-)
+reactions = st.one_of(st.just([unanswered]), st.lists(often(unanswered, *REACTIONS), min_size=1, max_size=8))
 
 # -- control -----------------------------------------------------------------------------------------------------------
 
@@ -446,7 +448,7 @@ class _Life:
             self.plan(at, "tick")
         self.plan(end + 60 * DAY_MS, "tick")
         while self.ahead:
-            at, n, what = heapq.heappop(self.ahead)
+            at, _, what = heapq.heappop(self.ahead)
             self.happens(at if what[0] == "tick" else max(self.shop.clock + 1, at), *what)
             self.react()
         self.shop.tick(self.shop.clock + 200 * DAY_MS)
@@ -553,7 +555,5 @@ class _Life:
                     self.plan(max(at, self.shop.clock), "hears", said.user, told, said.value, issued_at)
             if reaction.then is not None:
                 what, after_hours = reaction.then
-                self.plan(
-                    max(issued_at + round(after_hours * HOUR_MS), self.shop.clock), "does", said.user, what, {}
-                )
+                self.plan(max(issued_at + round(after_hours * HOUR_MS), self.shop.clock), "does", said.user, what, {})
         self.heard = len(self.shop.said)
