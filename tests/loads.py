@@ -21,6 +21,7 @@ from live import (
     Progress,
     Replayed,
     Tail,
+    decided_without_model,
     ends,
     environment,
     ids,
@@ -277,8 +278,7 @@ class Story:
     """A history of the simulated shop, and what the replay makes of it; made once for many rounds."""
 
     def __init__(self, directory):
-        playbook = directory / "playbook.toml"
-        playbook.write_text(DEFAULT_PLAYBOOK.read_text().replace('unknown = "deny"', 'unknown = "allow"'))
+        playbook = decided_without_model(directory / "playbook.toml")
         self.config = configured(playbook, live_from="2025-02-01T00:00:00Z", horizons_days=(14,))
         self.records = list(simulate(users=700, days=120, seed=7))
         self.replayed = Replayed(self.config, self.records)

@@ -11,6 +11,7 @@ from live import (
     Progress,
     Replayed,
     Tail,
+    decided_without_model,
     ends,
     environment,
     ids,
@@ -28,8 +29,6 @@ from schemas.values import rfc3339
 from worker import settings, topics
 from worker.feed import Feeder
 from worker.recall.days import DAY_MS
-from worker.recall.playbook import load
-from worker.settings import DEFAULT_PLAYBOOK
 from worker.simulate import CURRENCY, TIMEZONE, simulate
 from worker.sources import open_source
 from worker.stream.processor import NEVER
@@ -38,11 +37,7 @@ from worker.stream.topics import changelog_of
 
 @pytest.fixture
 def playbook(tmp_path):
-    """The default playbook, for histories that say nothing of consent."""
-    path = tmp_path / "playbook.toml"
-    path.write_text(DEFAULT_PLAYBOOK.read_text().replace('unknown = "deny"', 'unknown = "allow"'))
-    assert load(path).consent.unknown == "allow"
-    return path
+    return decided_without_model(tmp_path / "playbook.toml")
 
 
 def test_simulated_shop_in_plain_mode_gives_the_commands_of_the_replay(embedded, playbook, tmp_path):
