@@ -1,5 +1,6 @@
 """The live worker against the replay: the same commands, the same rows, whatever happens in between."""
 
+import re
 import signal
 from collections import Counter
 
@@ -250,11 +251,12 @@ def test_nobody_gets_a_stale_command_after_two_days_of_outage(fresh_kafka, playb
 
     The commands hold for a day here, so that two days of outage outlast them.
     """
+    playbook.write_text(re.sub(r"valid_days = \d+", "valid_days = 1", playbook.read_text()))
     config = settings.load(
         broker=fresh_kafka.bootstrap,
         currency=CURRENCY,
         timezone=TIMEZONE,
-        playbook=edited(playbook, "valid_days = 3", "valid_days = 1"),
+        playbook=playbook,
         horizons_days=(14,),
         live_from="2025-02-01T00:00:00Z",
     )
