@@ -325,10 +325,10 @@ def _again(case: Case) -> tuple[Shared, list[Effect]]:
         return shared, []
     if play.steps and episode.given < episode.task < len(play.steps):
         return _sent_or_recorded(case, _guarded(case, _climb(case, play, -1, task=episode.task)))
-    became = ladder.became(profile, contact)
+    became, reached = ladder.became(profile, contact), ladder.reached(play, contact.channel)
     shared, alarm = _listen(shared, contact, became, case)
     case = case._replace(shared=shared)
-    if became == ladder.ANSWERED or ladder.is_last(play, contact.rung):
+    if became == ladder.ANSWERED or ladder.is_last(play, reached):
         return shared, alarm
     if became == ladder.UNHEARD or ladder.no_feedback(shared.unheard, case.book.playbook):
         verdict = Verdict("suppressed", "no feedback", "nothing was told of the last touch", play.name)
@@ -339,7 +339,7 @@ def _again(case: Case) -> tuple[Shared, list[Effect]]:
             episode.due = over
             return shared, alarm
     task = episode.given if play.steps else None
-    shared, effects = _sent_or_recorded(case, _guarded(case, _climb(case, play, contact.rung, task=task)))
+    shared, effects = _sent_or_recorded(case, _guarded(case, _climb(case, play, reached, task=task)))
     return shared, alarm + effects
 
 
