@@ -12,15 +12,18 @@ from collections import defaultdict
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import xxhash
 from customers import SALT, ms
 from policies import RUNGS, START, Happened, Story, ToldShop
 
-from worker.recall.playbook import Playbook
-from worker.recall.playbook.model import Play
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from worker.recall.playbook import Playbook
+    from worker.recall.playbook.model import Play
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -742,34 +745,46 @@ class Judge:
             self.budget_holds(budget)
 
     def budget_holds(self, budget: str) -> None:
-        """Hold every charge to what was left; what came back counts as soon as it could, what was owed when it must."""
-        moves: list[tuple[int, int, int, str, Any]] = []
-        n = 0
-        for at, _, value in self.directives("grant"):
-            if value["budget_id"] == budget:
-                moves.append((at, 0, n := n + 1, "grant", value))
-        for touch in self.touches:
-            if touch.value["cost"]["budget"] == budget:
-                moves.append((touch.at, 2, n := n + 1, "charge", touch))
-                for at, back in self.settled(touch):
-                    moves.append((at, 1 if back > 0 else 3, n := n + 1, "back", (touch, back)))
+        """Hold every charge, and every refusal, to what was left.
+
+        At the same time: what comes back counts first, what is owed last.
+        """
         purse: _Purse | None = None
-        for at, _, _, kind, what in sorted(moves, key=lambda move: move[:3]):
+        for at, _, _, kind, what, back in sorted(self.moves(budget), key=lambda move: move[:3]):
             days = self.shop_day(at)
             if kind == "grant":
                 purse = _Purse.granted(purse, what, at, days)
-            elif purse is None:
+                continue
+            if purse is None:
                 if kind == "charge":
                     self.fail(what.user, at, f"charged to {budget}, which nobody granted")
-            elif kind == "back":
-                touch, back = what
-                purse.move(days, -back, core=touch.value["value"]["core"])
-            else:
-                core = what.value["value"]["core"]
+                continue
+            if kind == "refused":
+                left = purse.left(at, days, False, self.book(what).budgets.core_share)
+                if micros(what["cost"]["direct"]) <= left:
+                    self.fail(what["user_id"], at, f"no money of {budget}, of which {left} micros are left")
+                continue
+            core = what.value["value"]["core"]
+            if kind == "charge":
                 left = purse.left(at, days, core, self.book(what.value).budgets.core_share)
                 if what.direct > left:
                     self.fail(what.user, at, f"{what.direct} micros of {budget}, of which {left} are left")
-                purse.move(days, what.direct, core=core)
+            purse.move(days, -back, core=core)
+
+    def moves(self, budget: str) -> Iterator[tuple[int, int, int, str, Any, int]]:
+        """Yield what moves a budget: when, in which order at the same time, what, and how many micros come back."""
+        for n, (at, _, value) in enumerate(self.directives("grant")):
+            if value["budget_id"] == budget:
+                yield at, 0, n, "grant", value, 0
+        for n, touch in enumerate(self.touches):
+            if self.play(touch).budget == budget:
+                if touch.direct:
+                    yield touch.at, 2, n, "charge", touch, -touch.direct
+                for at, back in self.settled(touch):
+                    yield at, 1 if back > 0 else 3, n, "back", touch, back
+        for n, value in enumerate(self.decisions):
+            if value["reason"] == "no budget" and value["cost"]["budget"] == budget:
+                yield at_of(value["at"]), 4, n, "refused", value, 0
 
     def settled(self, touch: Touch) -> list[tuple[int, int]]:
         """Return when how much of a touch's charge came back (below 0: was owed on top)."""
@@ -782,6 +797,8 @@ class Judge:
         over = ends[0]
         for told in self.by_user[touch.user]:
             value = told.value
+            if value.get("erase"):
+                break
             if told.topic != "feedback" or value["command_id"] != touch.id:
                 continue
             actual = None if value.get("actual_cost") is None else micros(value["actual_cost"])

@@ -41,6 +41,7 @@ LADDERS = [
     ["in_app", "push"],
     ["in_app", "email"],
 ]
+SHORT = [["in_app", "push"], ["in_app", "email"], ["push", "email"]]
 ladders = st.one_of(
     st.sampled_from(LADDERS),
     st.sampled_from(LADDERS),
@@ -68,20 +69,21 @@ tracks = st.sampled_from([{"order": 1}, {"order": 1}, {"view": 2}, {"check_in": 
 
 
 @st.composite
-def plays(draw, name):
+def plays(draw, name, *, generous):
+    """Draw a play; where the shop is generous, each soon comes to its incentive."""
     play: dict[str, Any] = {
         "name": name,
         "opening": draw(st.sampled_from([ANY, ANY, DOWN, ["silence"], ["rhythm", "risk", "signal"], ["tier_reached"]])),
         "kind": draw(often("memory", "points_expiry", "habit", "habit")),
         "template": f"{name}-template",
-        "rungs": draw(ladders),
+        "rungs": draw(st.sampled_from(SHORT) if generous else ladders),
         "budget": draw(often("daily", "promo")),
         "cool_down_days": draw(st.sampled_from([0, 0, 5, 30])),
         "approval": draw(often(False, *[False] * 3, True)),
         "success": {"track": draw(tracks), "within_days": draw(st.sampled_from([20, 30, 60]))},
         "valid_days": draw(st.sampled_from([1, 2, 5])),
     }
-    if draw(st.sampled_from([True, True, False])):
+    if generous or draw(st.booleans()):
         play["incentive"] = draw(incentives)
     if play["kind"] == "habit":
         play["steps"] = draw(steps)
@@ -134,7 +136,7 @@ caps = st.fixed_dictionaries(
 @st.composite
 def books(draw, name="first"):
     """Draw a playbook; what makes for little to see is drawn seldom."""
-    chosen = draw(st.integers(1, 3))
+    chosen, generous = draw(st.integers(1, 3)), draw(st.sampled_from([False, False, True]))
     raw: dict[str, Any] = {
         "tiers": {
             "silence_days": draw(st.sampled_from([10, 7, 20])),
@@ -175,18 +177,21 @@ def books(draw, name="first"):
             "hunter_above": draw(st.sampled_from([0.6, 0.4])),
             "min_orders": 2,
             "cool_down_days": draw(st.sampled_from([5, 40])),
-            "share_max": draw(st.sampled_from([1.0, 1.0, 0.5])),
+            "share_max": draw(st.sampled_from([1.0, 0.5, 0.4])),
         },
         "choice": {
             "mode": draw(st.sampled_from(["rule", "learned"])),
             "floor": draw(st.sampled_from([0.05, 0.0, 0.2])),
             "response_days": draw(st.sampled_from([7, 28])),
-            "priors": {f"play{n}": {"with": draw(st.sampled_from([0.1, 0.13, 0.16, 0.4])), "without": 0.1} for n in range(chosen)},
+            "priors": {
+                f"play{n}": {"with": draw(st.sampled_from([0.1, 0.13, 0.16, 0.4])), "without": 0.1}
+                for n in range(chosen)
+            },
         },
         "budgets": {"core_share": draw(st.sampled_from([0.3, 0.0, 0.9]))},
         "observe_days": draw(st.sampled_from([20, 40])),
         "signals": SIGNALS,
-        "plays": [draw(plays(f"play{n}")) for n in range(chosen)],
+        "plays": [draw(plays(f"play{n}", generous=generous)) for n in range(chosen)],
     }
     return playbook(name, **raw)
 
@@ -437,7 +442,7 @@ def stories(draw):
         reactions=draw(reactions),
         steering=[*draw(openings), *draw(approvals), *told],
         timezone=draw(st.sampled_from(TIMEZONES[:3])),
-        tick_hours=draw(st.sampled_from([12, 5, 30])),
+        tick_hours=draw(st.sampled_from([24, 12, 40])),
         live_from_day=draw(often(0, 0, 0, 30)),
         dry_run=draw(st.sampled_from([*[False] * 9, True])),
         late=draw(st.booleans()),
