@@ -12,15 +12,18 @@ from collections import defaultdict
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import xxhash
 from customers import SALT, ms
 from policies import RUNGS, START, Happened, Story, ToldShop
 
-from worker.recall.playbook import Playbook
-from worker.recall.playbook.model import Play
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from worker.recall.playbook import Playbook
+    from worker.recall.playbook.model import Play
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -311,6 +314,7 @@ class Judge:
     def episodes_are_one_at_a_time(self) -> None:
         open_now: dict[str, str] = {}
         over = set()
+        gone: dict[str, dict[str, Any]] = {}
         for value in self.decisions:
             user, episode, at = value["user_id"], value["episode_id"], at_of(value["at"])
             current = open_now.get(user)
@@ -322,13 +326,21 @@ class Judge:
                 self.fail(user, at, f"an episode that is over goes on: {value['outcome']}, {value['reason']}")
             if current not in {None, episode}:
                 self.fail(user, at, f"a second episode beside an open one: {value['outcome']}, {value['reason']}")
+            self.is_graver_than_before(value, gone.pop(user, None))
             if is_end(value):
                 open_now.pop(user, None)
                 over.add(episode)
+                if value["reason"] == "upgraded":
+                    gone[user] = value
             else:
                 open_now[user] = episode
         for user, episode in open_now.items():
             self.fail(user, self.shop.clock, f"episode {episode} never ends")
+
+    def is_graver_than_before(self, value: dict[str, Any], gone: dict[str, Any] | None) -> None:
+        """An episode takes the place of another only by a graver opening, and at once."""
+        if gone is not None and GRAVER.index(value["trigger"]) <= GRAVER.index(gone["trigger"]):
+            self.fail(value["user_id"], at_of(value["at"]), f"{value['trigger']} in the place of {gone['trigger']}")
 
     def openings_come_to_something(self) -> None:
         """Every fall, silence and rise that a play opens on ends in a command or a recorded reason."""
@@ -656,7 +668,7 @@ class Judge:
         if [channel for channel, _ in told] != play.rungs[after + 1 : touch.rung]:
             self.fail(user, at, f"passed over {play.rungs[after + 1 : touch.rung]}, told is {told}")
         for channel, reason in told:
-            cap = book.caps.channel.get(channel)  # type: ignore[call-overload]
+            cap = book.caps.channel.get(channel)
             true = {
                 "no consent": not self.consents(user, channel, at, book),
                 "unreachable": self.reaches(user, channel, at)[1],
@@ -671,7 +683,7 @@ class Judge:
             self.fail(touch.user, touch.at, f"{touch.channel} though the touch before was answered")
         if "delivered" in told:
             waited = touch.at - told["delivered"]
-            if waited < book.ladder.wait_days[before.channel] * DAY_MS:  # type: ignore[index]
+            if waited < book.ladder.wait_days[before.channel] * DAY_MS:
                 self.fail(touch.user, touch.at, f"{touch.channel} only {waited / DAY_MS:.2f} days after delivery")
         elif not told.keys() & {"bounced", "failed"}:
             self.fail(touch.user, touch.at, f"{touch.channel} though the touch before was not told delivered")
@@ -684,7 +696,7 @@ class Judge:
             return
         mine = [value for value in self.decisions if value["episode_id"] == touch.episode]
         over = next(at_of(value["at"]) for value in mine if is_end(value))
-        wait = self.book(touch.value).ladder.wait_days[touch.channel] * DAY_MS  # type: ignore[index]
+        wait = self.book(touch.value).ladder.wait_days[touch.channel] * DAY_MS
         due = delivered + wait
         if due >= over or self.answered(touch, due):
             return
@@ -714,6 +726,8 @@ class Judge:
         assert given.task is not None
         if touch.task < given.task or touch.task >= len(play.steps):
             self.fail(touch.user, touch.at, f"step {touch.task} after step {given.task}")
+        if len(self.adoptions) > 1:  # the steps may have been others
+            return
         wanted: dict[str, int] = defaultdict(int)
         for step in play.steps[: touch.task]:
             wanted[step.channel] += step.count
@@ -731,34 +745,46 @@ class Judge:
             self.budget_holds(budget)
 
     def budget_holds(self, budget: str) -> None:
-        """Hold every charge to what was left; what came back counts as soon as it could, what was owed when it must."""
-        moves: list[tuple[int, int, int, str, Any]] = []
-        n = 0
-        for at, _, value in self.directives("grant"):
-            if value["budget_id"] == budget:
-                moves.append((at, 0, n := n + 1, "grant", value))
-        for touch in self.touches:
-            if touch.value["cost"]["budget"] == budget:
-                moves.append((touch.at, 2, n := n + 1, "charge", touch))
-                for at, back in self.settled(touch):
-                    moves.append((at, 1 if back > 0 else 3, n := n + 1, "back", (touch, back)))
+        """Hold every charge, and every refusal, to what was left.
+
+        At the same time: what comes back counts first, what is owed last.
+        """
         purse: _Purse | None = None
-        for at, _, _, kind, what in sorted(moves, key=lambda move: move[:3]):
+        for at, _, _, kind, what, back in sorted(self.moves(budget), key=lambda move: move[:3]):
             days = self.shop_day(at)
             if kind == "grant":
                 purse = _Purse.granted(purse, what, at, days)
-            elif purse is None:
+                continue
+            if purse is None:
                 if kind == "charge":
                     self.fail(what.user, at, f"charged to {budget}, which nobody granted")
-            elif kind == "back":
-                touch, back = what
-                purse.move(days, -back, core=touch.value["value"]["core"])
-            else:
-                core = what.value["value"]["core"]
+                continue
+            if kind == "refused":
+                left = purse.left(at, days, False, self.book(what).budgets.core_share)
+                if micros(what["cost"]["direct"]) <= left:
+                    self.fail(what["user_id"], at, f"no money of {budget}, of which {left} micros are left")
+                continue
+            core = what.value["value"]["core"]
+            if kind == "charge":
                 left = purse.left(at, days, core, self.book(what.value).budgets.core_share)
                 if what.direct > left:
                     self.fail(what.user, at, f"{what.direct} micros of {budget}, of which {left} are left")
-                purse.move(days, what.direct, core=core)
+            purse.move(days, -back, core=core)
+
+    def moves(self, budget: str) -> Iterator[tuple[int, int, int, str, Any, int]]:
+        """Yield what moves a budget: when, in which order at the same time, what, and how many micros come back."""
+        for n, (at, _, value) in enumerate(self.directives("grant")):
+            if value["budget_id"] == budget:
+                yield at, 0, n, "grant", value, 0
+        for n, touch in enumerate(self.touches):
+            if self.play(touch).budget == budget:
+                if touch.direct:
+                    yield touch.at, 2, n, "charge", touch, -touch.direct
+                for at, back in self.settled(touch):
+                    yield at, 1 if back > 0 else 3, n, "back", touch, back
+        for n, value in enumerate(self.decisions):
+            if value["reason"] == "no budget" and value["cost"]["budget"] == budget:
+                yield at_of(value["at"]), 4, n, "refused", value, 0
 
     def settled(self, touch: Touch) -> list[tuple[int, int]]:
         """Return when how much of a touch's charge came back (below 0: was owed on top)."""
@@ -771,6 +797,8 @@ class Judge:
         over = ends[0]
         for told in self.by_user[touch.user]:
             value = told.value
+            if value.get("erase"):
+                break
             if told.topic != "feedback" or value["command_id"] != touch.id:
                 continue
             actual = None if value.get("actual_cost") is None else micros(value["actual_cost"])

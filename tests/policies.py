@@ -33,7 +33,15 @@ def often(usual, *others):
 
 # -- playbooks ---------------------------------------------------------------------------------------------------------
 
-LADDERS = [list(RUNGS), ["in_app", "push", "email"], ["push", "email", "human"], ["push", "email"], ["email"]]
+LADDERS = [
+    list(RUNGS),
+    ["in_app", "push", "email"],
+    ["push", "email", "human"],
+    ["push", "email"],
+    ["in_app", "push"],
+    ["in_app", "email"],
+]
+SHORT = [["in_app", "push"], ["in_app", "email"], ["push", "email"]]
 ladders = st.one_of(
     st.sampled_from(LADDERS),
     st.sampled_from(LADDERS),
@@ -47,38 +55,40 @@ incentives = st.fixed_dictionaries(
         "points": st.sampled_from([0, 0, 100]),
     }
 )
+TASKS = {"view": "views", "check_in": "checks in", "cart_add": "adds to cart"}
 steps = st.lists(
     st.builds(
         lambda channel, count: {"channel": channel, "count": count, "template": f"do-{channel}"},
-        st.sampled_from(["view", "check_in", "cart_add"]),
+        st.sampled_from(list(TASKS)),
         st.integers(1, 2),
     ),
-    min_size=1,
+    min_size=2,
     max_size=3,
 )
 tracks = st.sampled_from([{"order": 1}, {"order": 1}, {"view": 2}, {"check_in": 1, "order": 1}, {"order": 2}])
 
 
 @st.composite
-def plays(draw, name):
+def plays(draw, name, *, generous):
+    """Draw a play; where the shop is generous, each soon comes to its incentive."""
     play: dict[str, Any] = {
         "name": name,
         "opening": draw(st.sampled_from([ANY, ANY, DOWN, ["silence"], ["rhythm", "risk", "signal"], ["tier_reached"]])),
-        "kind": draw(often("memory", "care", "vip", "points_expiry", "habit")),
+        "kind": draw(often("memory", "points_expiry", "habit", "habit")),
         "template": f"{name}-template",
-        "rungs": draw(ladders),
+        "rungs": draw(st.sampled_from(SHORT) if generous else ladders),
         "budget": draw(often("daily", "promo")),
-        "cool_down_days": draw(st.sampled_from([0, 5, 30])),
+        "cool_down_days": draw(st.sampled_from([0, 0, 5, 30])),
         "approval": draw(often(False, *[False] * 3, True)),
         "success": {"track": draw(tracks), "within_days": draw(st.sampled_from([20, 30, 60]))},
         "valid_days": draw(st.sampled_from([1, 2, 5])),
     }
-    if draw(st.booleans()):
+    if generous or draw(st.booleans()):
         play["incentive"] = draw(incentives)
     if play["kind"] == "habit":
         play["steps"] = draw(steps)
-    if draw(often(False, False, True)):
-        play["cost"] = draw(st.sampled_from([{"contact": "0.25"}, {"contact": "0"}, {"hidden": "0.5"}]))
+    if draw(often(False, False, True, True)):
+        play["cost"] = draw(st.sampled_from([{"contact": "0.25"}, {"contact": "0.25"}, {"hidden": "0.5"}]))
     if draw(often(False, False, False, True)):
         play |= draw(
             st.sampled_from(
@@ -106,8 +116,8 @@ caps = st.fixed_dictionaries(
     {
         "user": st.builds(
             lambda touches, days: {"touches": touches, "days": days},
-            st.sampled_from([9, 9, 9, 9, 4, 3, 2, 1, 0]),
-            st.sampled_from([14, 28, 7, 1]),
+            st.sampled_from([9, 9, 9, 9, 3, 2, 1, 1, 0]),
+            st.sampled_from([1, 3, 7, 28]),
         ),
         "channel": st.just({})
         | st.dictionaries(
@@ -126,7 +136,7 @@ caps = st.fixed_dictionaries(
 @st.composite
 def books(draw, name="first"):
     """Draw a playbook; what makes for little to see is drawn seldom."""
-    chosen = draw(st.integers(1, 3))
+    chosen, generous = draw(st.integers(1, 3)), draw(st.sampled_from([False, False, True]))
     raw: dict[str, Any] = {
         "tiers": {
             "silence_days": draw(st.sampled_from([10, 7, 20])),
@@ -167,18 +177,21 @@ def books(draw, name="first"):
             "hunter_above": draw(st.sampled_from([0.6, 0.4])),
             "min_orders": 2,
             "cool_down_days": draw(st.sampled_from([5, 40])),
-            "share_max": draw(st.sampled_from([1.0, 0.5, 0.3])),
+            "share_max": draw(st.sampled_from([1.0, 0.5, 0.4])),
         },
         "choice": {
             "mode": draw(st.sampled_from(["rule", "learned"])),
             "floor": draw(st.sampled_from([0.05, 0.0, 0.2])),
             "response_days": draw(st.sampled_from([7, 28])),
-            "priors": {f"play{n}": {"with": draw(st.sampled_from([0.1, 0.4])), "without": 0.1} for n in range(chosen)},
+            "priors": {
+                f"play{n}": {"with": draw(st.sampled_from([0.1, 0.13, 0.16, 0.4])), "without": 0.1}
+                for n in range(chosen)
+            },
         },
         "budgets": {"core_share": draw(st.sampled_from([0.3, 0.0, 0.9]))},
         "observe_days": draw(st.sampled_from([20, 40])),
         "signals": SIGNALS,
-        "plays": [draw(plays(f"play{n}")) for n in range(chosen)],
+        "plays": [draw(plays(f"play{n}", generous=generous)) for n in range(chosen)],
     }
     return playbook(name, **raw)
 
@@ -214,12 +227,19 @@ SAYS = [
     fields(excluded=False),
     fields(erase=True),
 ]
+before_silence = [
+    *(Phase("says", 1, 7, said) for said in SAYS),
+    Phase("uninstalls", 1, 20),
+    Phase("checks out", 5, 22),
+    Phase("checks out", 3, 40),
+    Phase("refunds", 1, 5),
+]
 buying = st.builds(
     lambda n, days, revenue, discount: Phase("orders", n, 24 * days, fields(revenue=revenue, discount=discount)),
     st.integers(2, 6),
     st.integers(1, 6),
     st.sampled_from([20, 150, 600]),
-    often(0, 5),
+    st.sampled_from([0, 5]),
 )
 being_gone = st.builds(lambda days: Phase("is gone", days), st.sampled_from([25, 12, 40, 3]))
 phases = st.one_of(
@@ -243,11 +263,14 @@ phases = st.one_of(
     ),
     st.builds(lambda said: Phase("says", 1, 7, said), st.sampled_from(SAYS)),
 )
+falling_silent = st.tuples(buying, often(Phase("views", 1, 24), *before_silence), being_gone)
+"""Most that can go wrong does where a user was active, something changed, and then nothing is heard of him."""
 lives = st.builds(
-    lambda begin, rest, hour: (Phase("is born", 1, hour), *begin, *rest),
-    st.tuples(buying, being_gone),
-    st.lists(phases, max_size=6),
+    lambda hour, first, second, rest: (Phase("is born", 1, hour), *first, *second, *rest),
     st.integers(0, 23),
+    falling_silent,
+    st.just(()) | falling_silent,
+    st.lists(phases, max_size=4),
 )
 
 # -- the CRM -----------------------------------------------------------------------------------------------------------
@@ -264,10 +287,10 @@ class Told(NamedTuple):
 
 
 class Reaction(NamedTuple):
-    """What becomes of a command; `then` is what the user does himself, so long after it was issued."""
+    """What becomes of a command; `then` is what the user does himself, each so many hours after it was issued."""
 
     told: tuple[Told, ...] = ()
-    then: tuple[str, float] | None = None
+    then: tuple[tuple[str, float], ...] = ()
 
 
 DELIVERED = Told("delivered", 0.5)
@@ -281,21 +304,43 @@ REACTIONS = (
     Reaction((Told("delivered", 2, late_hours=200),)),
     Reaction((DELIVERED, Told("clicked", 5))),
     Reaction((DELIVERED, Told("clicked", 5, late_hours=80), Told("clicked", 6, times=2))),
-    Reaction((DELIVERED, Told("visited", 30)), ("views", 30.1)),
-    Reaction((DELIVERED,), ("views", 10)),
-    Reaction((DELIVERED,), ("orders", 20)),
-    Reaction((DELIVERED,), ("checks in", 4)),
-    Reaction((DELIVERED,), ("checks out", 23)),
-    Reaction((DELIVERED, Told("converted", 20.5, cost="3")), ("orders", 20)),
-    Reaction((DELIVERED, Told("converted", 20.5, times=2)), ("orders", 20)),
-    Reaction((DELIVERED,), ("uninstalls", 3)),
+    Reaction((DELIVERED, Told("clicked", 1, late_hours=25))),
+    Reaction((DELIVERED, Told("converted", 4))),
+    Reaction((DELIVERED, Told("visited", 30)), (("views", 30.1),)),
+    Reaction((DELIVERED,), (("views", 10),)),
+    Reaction((DELIVERED,), (("orders", 20),)),
+    Reaction((DELIVERED,), (("checks in", 4),)),
+    Reaction((DELIVERED,), (("does the task", 6),)),
+    Reaction((DELIVERED,), (("does the task", 50),)),
+    Reaction((), (("does the task", 20),)),
+    Reaction((DELIVERED,), (("checks out", 23),)),
+    Reaction((DELIVERED, Told("converted", 20.5, cost="3")), (("orders", 20),)),
+    Reaction((DELIVERED, Told("converted", 20.5, times=2)), (("orders", 20),)),
+    Reaction((DELIVERED,), (("uninstalls", 3),)),
     Reaction((Told("bounced", 1),)),
     Reaction((Told("bounced", 1, cost="0", times=2), Told("delivered", 30))),
     Reaction((Told("failed", 2, late_hours=30),)),
+    Reaction((Told("failed", 9),)),
+    Reaction((Told("failed", 9, cost="0.9"),)),
     Reaction((DELIVERED, Told("unsubscribed", 3))),
 )
 unanswered = Reaction((DELIVERED,))
-reactions = st.one_of(st.just([unanswered]), st.lists(often(unanswered, *REACTIONS), min_size=1, max_size=8))
+does_the_task = Reaction((DELIVERED,), (("does the task", 6),))
+OF_ONE_KIND = (
+    does_the_task,
+    Reaction((DELIVERED,), (("checks out", 5), ("does the task", 6))),
+    Reaction((Told("delivered", 1, cost="0.8"),)),
+    Reaction((DELIVERED, Told("clicked", 1, late_hours=25))),
+    Reaction((DELIVERED, Told("converted", 4))),
+    Reaction((Told("bounced", 1),)),
+    Reaction((Told("delivered", 1, cost="0.1"), Told("converted", 30, cost="6"))),
+)
+"""CRMs with which the same becomes of everything."""
+reactions = st.one_of(
+    st.just([unanswered]),
+    st.sampled_from(OF_ONE_KIND).map(lambda reaction: [reaction]),
+    st.lists(st.sampled_from([*[unanswered] * 8, *[does_the_task] * 4, *REACTIONS]), min_size=3, max_size=10),
+)
 
 # -- control -----------------------------------------------------------------------------------------------------------
 
@@ -313,23 +358,26 @@ def grant(budget, amount, period, price, until_days=None):
     return fields(budget_id=budget, amount=amount, period=period, shadow_price=price, until_days=until_days)
 
 
+granted = st.builds(
+    grant,
+    st.sampled_from(["daily", "promo"]),
+    st.sampled_from(["1000", "0.3", "1", "4", "0"]),
+    st.sampled_from(["day", "campaign"]),
+    st.sampled_from(["0", "0.5", "2"]),
+    st.sampled_from([None, None, 20]),
+)
 grants = st.builds(
     lambda day, ahead, told: Steer(day, "grant", ahead, told),
-    st.sampled_from([0, 0, 10, 30.4, 60]),
+    st.sampled_from([10, 30.4, 60]),
     st.sampled_from([1, 30, -5]),
-    st.builds(
-        grant,
-        st.sampled_from(["daily", "promo"]),
-        st.sampled_from(["1000", "1", "0.2", "4", "0"]),
-        often("day", "campaign"),
-        st.sampled_from(["0", "0.5", "2"]),
-        st.sampled_from([None, None, 20]),
-    ),
+    granted,
 )
 steering = st.one_of(
     grants,
     st.builds(lambda day, kind: Steer(day, kind, 0), st.floats(5, 90), st.sampled_from(["stop", "resume", "resume"])),
-    st.builds(lambda day, days: Steer(day, "resumed", 0, fields(days=days)), st.floats(5, 90), st.sampled_from([1, 7])),
+    st.builds(
+        lambda day, days: Steer(day, "resumed", 0, fields(days=days)), st.floats(5, 60), st.sampled_from([3, 20])
+    ),
     st.builds(
         lambda day, play, days: Steer(day, "approve", 1, fields(play=play, until_days=days)),
         st.sampled_from([1, 20.2, 40.7]),
@@ -363,9 +411,25 @@ class Story(NamedTuple):
     """Whether records come late; without, the topics merge again in the order in which they came."""
 
 
-RICH = (
-    Steer(0, "grant", 1, grant("daily", "1000", "day", "0.5")),
-    Steer(0, "grant", 1, grant("promo", "1000", "campaign", "0")),
+RICH = tuple(Steer(0, "grant", 1, grant(budget, "1000", "day", "0.5")) for budget in ("daily", "promo"))
+openings = st.one_of(
+    st.just(RICH),
+    st.tuples(
+        *(
+            granted.map(lambda told, name=name: Steer(0, "grant", 1, fields(**{**dict(told), "budget_id": name})))
+            for name in ("daily", "promo")
+        )
+    ),
+    st.lists(granted.map(lambda told: Steer(0, "grant", 1, told)), max_size=2),
+)
+"""What is granted on the first day."""
+approvals = st.lists(
+    st.builds(
+        lambda play, days: Steer(1, "approve", 1, fields(play=play, until_days=days)),
+        st.sampled_from(["play0", "play1", "play2"]),
+        st.sampled_from([None, 20]),
+    ),
+    max_size=3,
 )
 
 
@@ -376,11 +440,11 @@ def stories(draw):
         books=(draw(books()), draw(books("second"))),
         lives={user: draw(lives) for user in USERS[: draw(st.sampled_from([3, 2, 1]))]},
         reactions=draw(reactions),
-        steering=[*(RICH if draw(often(True, True, False)) else ()), *told],
+        steering=[*draw(openings), *draw(approvals), *told],
         timezone=draw(st.sampled_from(TIMEZONES[:3])),
-        tick_hours=draw(st.sampled_from([12, 5, 30])),
+        tick_hours=draw(st.sampled_from([24, 12, 40])),
         live_from_day=draw(often(0, 0, 0, 30)),
-        dry_run=draw(often(False, *[False] * 8, True)),
+        dry_run=draw(st.sampled_from([*[False] * 9, True])),
         late=draw(st.booleans()),
     )
 
@@ -553,7 +617,14 @@ class _Life:
                 for again in range(told.times):
                     at = issued_at + round((told.after_hours + told.late_hours + 3 * again) * HOUR_MS)
                     self.plan(max(at, self.shop.clock), "hears", said.user, told, said.value, issued_at)
-            if reaction.then is not None:
-                what, after_hours = reaction.then
-                self.plan(max(issued_at + round(after_hours * HOUR_MS), self.shop.clock), "does", said.user, what, {})
+            for what, after_hours in reaction.then:
+                at = max(issued_at + round(after_hours * HOUR_MS), self.shop.clock)
+                for act in self.acts(what, said.value["action"]["task"]):
+                    self.plan(at, "does", said.user, act, {})
         self.heard = len(self.shop.said)
+
+    def acts(self, what, task) -> list[str]:
+        """Return what a user does; of a task what it asks for."""
+        if what != "does the task":
+            return [what]
+        return [] if task is None else task["count"] * [TASKS[task["channel"]]]

@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import orjson
-from customers import Backlog, make_shop
+from customers import Backlog, make_shop, playbook
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from judge import Judge
-from policies import MODELS, live, shop_settings, stories
+from policies import DELIVERED, MODELS, RICH, Phase, Reaction, Steer, Story, live, shop_settings, stories
 
+MEMORY = {"name": "memory", "opening": ["silence"], "kind": "memory", "template": "memory"}
+OTHER_RUNGS = {"before": ["push", "email"], "after": ["in_app", "push", "email"]}
 SLOW = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@settings(SLOW, max_examples=250)
+@settings(SLOW, max_examples=400)
 @given(story=stories())
 def test_no_guard_is_ever_broken(story):
     Judge(story, live(story)).judge()
+
+
+def test_no_channel_comes_twice_where_a_playbook_with_other_rungs_is_adopted_meanwhile():
+    story = Story(
+        books=tuple(playbook(name, plays=[{**MEMORY, "rungs": rungs}]) for name, rungs in OTHER_RUNGS.items()),
+        lives={"ann": (Phase("orders", 2, 24), Phase("is gone", 90))},
+        reactions=[Reaction((DELIVERED,))],
+        steering=[*RICH, Steer(62, "adopt_playbook", 1, (("book", 1), ("share", 1.0)))],
+        timezone="UTC",
+        tick_hours=12,
+        live_from_day=0,
+        dry_run=False,
+        late=False,
+    )
+    shop = live(story)
+    assert [command["delivery"]["channel"] for command in shop.commands("ann")] == ["push", "email"]
+    Judge(story, shop).judge()
 
 
 def backlog(story, told, **cuts):
     return Backlog(told, make_shop(**shop_settings(story)), story.books, models=MODELS, **cuts)
 
 
-@settings(SLOW, max_examples=60)
+@settings(SLOW, max_examples=50)
 @given(
     story=stories(),
     rows_max=st.sampled_from([2, 3, 64]),

@@ -43,6 +43,14 @@ APPROVAL_RETRY_MS: Final = 15 * MINUTE_MS
 NO_PLAY: Final = "no play"
 
 
+STEP_DONE: Final = "the step before was done"
+CLIMBS: Final = {
+    ladder.UNANSWERED: "the touch before was delivered and not answered",
+    ladder.FAILED: "the touch before did not arrive",
+}
+"""Why the next rung is tried, by what became of the one before."""
+
+
 class Case(NamedTuple):
     """All that a decision is taken from."""
 
@@ -324,11 +332,11 @@ def _again(case: Case) -> tuple[Shared, list[Effect]]:
     if play is None or contact is None or episode.ordered_at:
         return shared, []
     if play.steps and episode.given < episode.task < len(play.steps):
-        return _sent_or_recorded(case, _guarded(case, _climb(case, play, -1, task=episode.task)))
-    became = ladder.became(profile, contact)
+        return _sent_or_recorded(case, _guarded(case, _climb(case, play, -1, STEP_DONE, task=episode.task)))
+    became, reached = ladder.became(profile, contact), ladder.reached(play, contact.channel)
     shared, alarm = _listen(shared, contact, became, case)
     case = case._replace(shared=shared)
-    if became == ladder.ANSWERED or ladder.is_last(play, contact.rung):
+    if became == ladder.ANSWERED or ladder.is_last(play, reached):
         return shared, alarm
     if became == ladder.UNHEARD or ladder.no_feedback(shared.unheard, case.book.playbook):
         verdict = Verdict("suppressed", "no feedback", "nothing was told of the last touch", play.name)
@@ -339,7 +347,7 @@ def _again(case: Case) -> tuple[Shared, list[Effect]]:
             episode.due = over
             return shared, alarm
     task = episode.given if play.steps else None
-    shared, effects = _sent_or_recorded(case, _guarded(case, _climb(case, play, contact.rung, task=task)))
+    shared, effects = _sent_or_recorded(case, _guarded(case, _climb(case, play, reached, CLIMBS[became], task=task)))
     return shared, alarm + effects
 
 
@@ -356,7 +364,7 @@ def _listen(shared: Shared, contact: Contact, became: str, case: Case) -> tuple[
 
 
 def _climb(  # noqa: PLR0911 - one way out for each guard
-    case: Case, play: Play, after: int, *, task: int | None
+    case: Case, play: Play, after: int, why: str, *, task: int | None
 ) -> Plan:
     """Return the touch on the next rung after one that can be used."""
     profile, episode, book = case.profile, case.episode, case.book
@@ -384,7 +392,7 @@ def _climb(  # noqa: PLR0911 - one way out for each guard
     touch = Touch(play, rung.rung, rung.channel, said, cost, rung.passed_over, face=face, task=task)
     if book.playbook.choice.mode == "learned" and not _pays(case, touch):
         return _refused(choice.NOT_WORTH_IT, "the next rung costs more than it may bring", play)
-    return Plan(_sent(case, touch, "the touch before was delivered and not answered"), touch)
+    return Plan(_sent(case, touch, why), touch)
 
 
 def _pays(case: Case, touch: Touch) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, get_args
 
 from schemas.feedback import Status
+from schemas.values import Channel
 from worker.recall.days import DAY_MS
 from worker.recall.intake import short_id
 from worker.recall.policy.costs import booked_actual, redeemed
@@ -30,6 +31,9 @@ NOT_DELIVERED: Final = BITS["bounced"] | BITS["failed"]
 RESERVED: Final = frozenset({"sms", "human"})
 """Rungs for the highest value alone, after two touches without an answer."""
 RESERVED_AFTER: Final = 2
+
+_ORDER: Final[dict[str, int]] = {channel: place for place, channel in enumerate(get_args(Channel))}
+"""Of the channels, as every play has them."""
 
 ANSWERED, UNANSWERED, FAILED, UNHEARD = "answered", "unanswered", "failed", "unheard"
 
@@ -164,6 +168,14 @@ def without_answer(profile: Profile, episode: Episode) -> int:
         contact.at >= episode.opened_at and became(profile, contact) == UNANSWERED
         for contact in profile.account.contacts
     )
+
+
+def reached(play: Play, channel: str) -> int:
+    """Return the play's highest rung up to a channel; -1 where all are above it.
+
+    It is the channel's own, but where a playbook that was adopted meanwhile has other rungs: no channel comes twice.
+    """
+    return sum(_ORDER[rung] <= _ORDER[channel] for rung in play.rungs) - 1
 
 
 def is_last(play: Play, rung: int) -> bool:
