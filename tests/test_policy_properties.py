@@ -63,12 +63,21 @@ def test_however_a_history_is_cut_the_same_goes_out(story, rows_max, records_max
     lived = {}
     for said in shop.said:
         if said.topic != "churn-training":
-            lived.setdefault(said.user, []).append((said.topic, orjson.dumps(said.value)))
+            lived.setdefault(said.user, []).append((said.topic, without_control(said.value)))
     replayed = {
-        None if user is None else user.decode(): [(topic, orjson.dumps(orjson.loads(value))) for topic, value in said]
+        None if user is None else user.decode(): [
+            (topic, without_control(orjson.loads(value))) for topic, value in said
+        ]
         for user, said in whole.by_user.items()
     }
     assert replayed == lived
+
+
+def without_control(value):
+    """Leave out how far `control` was read: what steers from a later time on has no time, and a backlog reads it early."""
+    if "offsets" not in value:
+        return value
+    return {**value, "offsets": {topic: n for topic, n in value["offsets"].items() if topic != "control"}}
 
 
 @settings(SLOW, max_examples=40)
