@@ -74,7 +74,7 @@ def test_however_a_history_is_cut_the_same_goes_out(story, rows_max, records_max
 
 
 def without_control(value):
-    """Leave out how far `control` was read: what steers from a later time on has no time, and a backlog reads it early."""
+    """Leave out how far `control` was read: what has no time of its own is read early in a backlog."""
     if "offsets" not in value:
         return value
     return {**value, "offsets": {topic: n for topic, n in value["offsets"].items() if topic != "control"}}
