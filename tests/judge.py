@@ -468,10 +468,10 @@ class Judge:
             self.fail(user, at, f"{touch.channel} for middle potential")
         if (touch.channel, touch.value["action"]["kind"]) != (play.rungs[touch.rung], play.kind):
             self.fail(user, at, "channel or kind is not the play's")
+        if touch.value["step"]:
+            return
         if reason["trigger"] not in play.opening:
             self.fail(user, at, f"{play.name} is not opened by {reason['trigger']}")
-        if len(self.adoptions) > 1 or touch.value["step"]:
-            return
         if value["tier"] not in play.tiers:
             self.fail(user, at, f"{play.name} is not for tier {value['tier']}")
         moved = reason["trigger"] in {"tier_drop", "silence", "tier_reached"}
@@ -614,9 +614,10 @@ class Judge:
                 self.task_was_done(touch, touches[:n])
                 self.passed_over_with_reason(touch, -1)
             else:
-                if touch.rung <= before.rung:
-                    self.fail(touch.user, touch.at, f"rung {touch.rung} after rung {before.rung}")
-                self.passed_over_with_reason(touch, before.rung)
+                if RUNGS.index(touch.channel) <= RUNGS.index(before.channel):
+                    self.fail(touch.user, touch.at, f"{touch.channel} after {before.channel}")
+                if before.value["versions"]["playbook"] == touch.value["versions"]["playbook"]:
+                    self.passed_over_with_reason(touch, before.rung)
                 self.escalated_with_reason(touch, before, book)
             if touch.channel in {"sms", "human"}:
                 self.is_of_the_top(touch, touches[:n], book)
@@ -895,6 +896,3 @@ def _told(topic: str, value: dict[str, Any]) -> str:
         f"{value['outcome']}: {value['reason']}{until}{shadow}; episode {value['episode_id'][:6]} by "
         f"{value['trigger']} {value['name'] or ''}of {value['opened_at']}; {value['text']}"
     )
-
-
-assert set(RUNGS) == {"in_app", "push", "email", "sms", "human"}

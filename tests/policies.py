@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from typing import Any, NamedTuple
 
-from customers import SmallShop, ms, playbook
+from customers import SmallShop, ms, playbook, scorer
 from hypothesis import strategies as st
 
 from worker.recall.days import DAY_MS, HOUR_MS, MINUTE_MS
@@ -338,6 +338,9 @@ steering = st.one_of(
         st.sampled_from([0, 1]),
         st.sampled_from([1.0, 0.5]),
     ),
+    st.builds(
+        lambda day: Steer(day, "adopt_snapshot", 1, fields(horizon_days=30, version=7)), st.sampled_from([5, 30.3])
+    ),
 )
 
 
@@ -403,14 +406,20 @@ class ToldShop(SmallShop):
         self.happened.append(Happened(topic, user, at, self.clock, value))
 
 
+MODELS = {(30, 7): scorer()}
+
+
+def shop_settings(story: Story) -> dict[str, Any]:
+    return {
+        "timezone": story.timezone,
+        "live_from": START + story.live_from_day * DAY_MS,
+        "dry_run": story.dry_run,
+    }
+
+
 def live(story: Story) -> ToldShop:
     """Live a story to its end, and on until every episode is over."""
-    shop = ToldShop(
-        *story.books,
-        timezone=story.timezone,
-        live_from=START + story.live_from_day * DAY_MS,
-        dry_run=story.dry_run,
-    )
+    shop = ToldShop(*story.books, models=MODELS, **shop_settings(story))
     _Life(shop, story).live()
     return shop
 
@@ -433,12 +442,12 @@ class _Life:
         end = max(self.plan_life(user, phases) for user, phases in self.story.lives.items())
         for at in range(START, end + 30 * DAY_MS, self.story.tick_hours * HOUR_MS):
             self.plan(at, "tick")
-        for days in (60, 200, 400):
-            self.plan(end + days * DAY_MS, "tick")
+        self.plan(end + 60 * DAY_MS, "tick")
         while self.ahead:
             at, n, what = heapq.heappop(self.ahead)
             self.happens(at if what[0] == "tick" else max(self.shop.clock + 1, at), *what)
             self.react()
+        self.shop.tick(self.shop.clock + 200 * DAY_MS)
 
     def plan(self, at, *what) -> None:
         """Plan something; no two things are planned for the same ms, so that time tells their order."""
@@ -489,8 +498,8 @@ class _Life:
             told["until"] = at + days * DAY_MS
         if steer.kind == "grant":
             shop.steers("grant", effective_at=effective_at, currency="EUR", **told)
-        elif steer.kind == "approve":
-            shop.steers("approve", effective_at=effective_at, **told)
+        elif steer.kind in {"approve", "adopt_snapshot"}:
+            shop.steers(steer.kind, effective_at=effective_at, **told)
         elif steer.kind == "adopt_playbook":
             version = self.story.books[told["book"]].version
             shop.steers("adopt_playbook", effective_at=effective_at, version=version, share=told["share"])

@@ -175,7 +175,7 @@ def test_schema_check_tells_a_stale_file(tmp_path):
     recall("schema", "--check")
     recall("schema", "--out", tmp_path)
     recall("schema", "--check", "--out", tmp_path)
-    (tmp_path / "command.json").write_text("{}")
+    (tmp_path / "json" / "command.json").write_text("{}")
     assert "command" in recall("schema", "--check", "--out", tmp_path, code=1)
 
 

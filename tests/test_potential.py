@@ -155,11 +155,12 @@ def test_who_looked_around_daily_is_not_gone_for_good_because_he_stopped():
     assert potential(shop).level == "high"
 
 
-def test_without_leave_to_profile_there_is_none():
+def test_who_may_not_be_profiled_is_not_judged():
     shop = a_shop(models={(30, 7): scorer()})
     last = buys(shop, "bob", 60, 6, 84)
     shop.says("bob", last + 1, opt_out_profiling=True)
     falls_silent(shop, last)
+    assert shop.tier("bob") == "silent"
     assert potential(shop) is None
 
 

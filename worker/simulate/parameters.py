@@ -56,6 +56,7 @@ class Response(_Given, frozen=True):
     fatigue_unsubscribe: float
     fatigue_days: float
     restored_days: tuple[int, int]
+    morning_hour: int
     uninstall: float
 
 

@@ -78,6 +78,8 @@ class Reader(Generic[S, H]):
         self._read = [offsets.get(topic, 0) for topic in topics]
         self._last_at = [times.get(topic, 0) for topic in topics]
         self._ahead = ahead
+        self._seen_at = list(self._last_at)
+        """By topic, the greatest event time that was foreseen."""
 
     def read(self, index: int, records: Iterable[SourceRecord], rank: int) -> list[Entry]:
         """Return the topic's records that were not read before; `rank` is that of the one before them."""
@@ -110,6 +112,20 @@ class Reader(Generic[S, H]):
                 entries.append((rank, index, offset, last, key, body, recorded_at))
         self._last_at[index], self._read[index] = last, read
         return entries
+
+    def foresee(self, index: int, record: SourceRecord) -> None:
+        """Take a directive that acts ahead and stands behind a record of a later time: else it is read too late."""
+        try:
+            at, body = self._processor.parse(self._topics[index], record.key, record.value, record.timestamp)
+        except AssertionError:
+            raise
+        except Exception:  # noqa: BLE001 - dead-lettered when it is read
+            return
+        if at is None:
+            return
+        if type(body) is Directive and body.ahead and at < self._seen_at[index]:
+            self._ahead(body)
+        self._seen_at[index] = max(self._seen_at[index], at)
 
     def _keyless(self, topic: str, record: SourceRecord, body: object) -> object:
         """Return what a record that moves no row waits as."""

@@ -197,6 +197,13 @@ class Partition(Generic[S, H]):
         index = self._index[topic]
         self._merge.push(index, self._reader.read(index, records, self._merge.rank(index)))
 
+    def foresee(self, topic: str, record: SourceRecord) -> None:
+        """Let a record act now that acts before it is merged and would be fed too late for that; `feed` takes it again.
+
+        To be given each record of the topic, from the first one that was not applied on.
+        """
+        self._reader.foresee(self._index[topic], record)
+
     def buffered(self, topic: str) -> int:
         """Return how many records of the topic were fed and not yet applied."""
         return self._merge.waiting(self._index[topic])

@@ -109,7 +109,7 @@ def _high_value_share(
 
 
 def _alive(profile: Profile, lifetime: Lifetime | None, at: int, days: Days) -> float | None:
-    """Return the probability that he has not left for good; None without a model, and where he may not be profiled.
+    """Return the probability that he has not left for good; None without a model.
 
     By days with an order: by days with any activity, of which there are many, whoever is silent is gone for certain.
     """
