@@ -116,11 +116,10 @@ class Story:
 
     def own_address(self):
         """Return an address of this machine by which others reach it; None where it has none."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            with contextlib.suppress(OSError):
-                probe.connect(("192.0.2.1", 9))  # nothing is sent
-                address = probe.getsockname()[0]
-                return None if address.startswith("127.") else address
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+            probe.connect(("198.51.100.1", 9))  # nothing is sent
+            address = probe.getsockname()[0]
+            return None if address.startswith("127.") else address
         return None
 
     def does(self, who, event, **properties):
@@ -556,7 +555,7 @@ def a_replay_of_what_the_topics_hold_says_the_same(story):
 
 
 @pytest.mark.timeout(400)
-def test_the_policys_main_scenarios(story, playbooks, tmp_path, capsys):
+def test_the_policys_main_scenarios(story, playbooks, tmp_path):
     """Two lives of one worker: the first ends by SIGKILL, the second knows the second playbook and wants a token."""
     default, second = playbooks
     late = tmp_path / "late"
@@ -586,6 +585,4 @@ def test_the_policys_main_scenarios(story, playbooks, tmp_path, capsys):
             what_is_kept_of_a_user_is_told_to_who_has_the_token(story, people)
             assert stop(process) == 0
     a_replay_of_what_the_topics_hold_says_the_same(story)
-    with capsys.disabled():
-        print({name: round(seconds, 2) for name, seconds in took.items()})
-    assert max(took.values()) < 10
+    assert max(took.values()) < 10, took
