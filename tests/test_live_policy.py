@@ -117,7 +117,7 @@ class Story:
     def own_address(self):
         """Return an address of this machine by which others reach it; None where it has none."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
-            probe.connect(("192.0.2.1", 9))  # nothing is sent
+            probe.connect(("198.51.100.1", 9))  # nothing is sent
             address = probe.getsockname()[0]
             return None if address.startswith("127.") else address
         return None
