@@ -171,6 +171,34 @@ def test_simulate_is_the_same_for_the_same_seed(tmp_path):
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
+def test_simulate_tells_the_truth_beside_the_history(tmp_path):
+    out, truth = tmp_path / "shop.jsonl", tmp_path / "truth.jsonl"
+    told = recall("simulate", "--users", 30, "--days", 60, "--family", "amber", "--out", out, "--truth", truth)
+    assert f"Next: recall replay {out}" in told
+    rows = [json.loads(line) for line in truth.read_text().splitlines()]
+    assert [row["user_id"] for row in rows] == [f"user-{n}" for n in range(1, 31)]
+    assert all(row["orders"] == row["orders_without"] and row["touches"] == 0 for row in rows)
+    orders = {line for line in out.read_text().splitlines() if '"Order Completed"' in line}
+    assert 0 < sum(row["orders"] for row in rows) <= len(orders)
+
+
+def test_simulate_lets_a_playbook_touch_the_customers_and_tells_what_it_brought(tmp_path):
+    told = recall(
+        "simulate", "--users", 80, "--days", 150, "--policy", DEFAULT_PLAYBOOK, "--grant", "daily=50", "--out", tmp_path
+    )
+    assert re.search(r"^sleeping dog +\d+ +\d+ +\d+ +[+-]\d+", told, re.MULTILINE)
+    assert re.search(r"^all +80 ", told, re.MULTILINE)
+    assert {"history.jsonl", "recall.jsonl", "recall-decisions.jsonl"} <= {path.name for path in tmp_path.iterdir()}
+    recorded = (tmp_path / "history.jsonl").read_text()
+    assert '"topic":"feedback"' in recorded
+
+
+def test_simulate_refuses_what_is_kept_for_judging_and_nothing_to_do(tmp_path):
+    refused = recall("simulate", "--out", tmp_path / "shop.jsonl", "--family", "heath", code=2)
+    assert "family = heath: it is kept for judging" in refused
+    assert "allowed is --out FILE, --policy PLAYBOOK or --compare FOLDER" in recall("simulate", code=2)
+
+
 def test_schema_check_tells_a_stale_file(tmp_path):
     recall("schema", "--check")
     recall("schema", "--out", tmp_path)

@@ -95,7 +95,7 @@ def run(data: Path | None, *, users: int = USERS, days: int = DAYS) -> int:
 def prepare(data: Path | None, *, users: int, days: int) -> Show:
     """Open the history and choose the settings that fit it."""
     if data is None:
-        records = list(simulate.simulate(users=users, days=days, seed=SEED))
+        records = list(simulate.simulate(users=users, days=days, seed=SEED, catalog=True))
         lines = Accounting(len(records), carried=len(records), left_out={})
         source = Source("simulated shop", simulate.CURRENCY, simulate.TIMEZONE, lines, iter(()))
     else:

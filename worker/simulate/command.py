@@ -10,9 +10,9 @@ from rich.table import Table
 
 from worker.console import facts, outcome
 from worker.outputs import Files
-from worker.simulate.compare import QUANTILES, WEEKS, Shape, shapes
+from worker.simulate.compare import HILLSTROM, QUANTILES, WEEKS, Mailing, Shape, mailing, shapes
 from worker.simulate.loop import Loop
-from worker.simulate.parameters import TYPES
+from worker.simulate.parameters import GIVEN, TYPES
 from worker.simulate.people import FOREVER
 from worker.simulate.records import Oddities, Recorder
 from worker.simulate.shop import CURRENCY, TIMEZONE, Shop
@@ -88,8 +88,10 @@ def closed_loop(
 
 
 def compare(data: Path, family: str, console: Console) -> None:
-    """Show the shop beside public data."""
+    """Show the shop beside public data, and mails to everybody beside a randomised test."""
     console.print(beside(shapes(data, family)))
+    console.print("")
+    console.print(mailings([*HILLSTROM, *(mailing(name) for name in GIVEN.families.development)]))
 
 
 def write_truth(path: Path, shop: Shop, without: Shop) -> None:
@@ -160,6 +162,18 @@ def beside(found: list[Shape]) -> Table:
     for i, quantile in enumerate(QUANTILES):
         table.add_row(f"of its mean, {quantile:.0%}", *(f"{s.values[i] / s.mean_value:.2f}" for s in found))
     table.add_row("its deviation by mean", *(f"{shape.spread:.2f}" for shape in found))
+    return table
+
+
+def mailings(found: Iterable[Mailing]) -> Table:
+    """Return what mails to everybody did as a table."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("by 100 e-mails, two weeks")
+    for name in ("extra visits", "extra orders", "left"):
+        table.add_column(name, justify="right")
+    for one in found:
+        left = "-" if one in HILLSTROM else f"{one.left:.2f}"
+        table.add_row(one.name, f"{one.visits:.2f}", f"{one.orders:.2f}", left)
     return table
 
 
