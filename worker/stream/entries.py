@@ -114,7 +114,7 @@ class Reader(Generic[S, H]):
         return entries
 
     def foresee(self, index: int, record: SourceRecord) -> None:
-        """Take a directive that acts ahead and stands behind a record of a later time: it is read too late otherwise."""
+        """Take a directive that acts ahead and stands behind a record of a later time: else it is read too late."""
         try:
             at, body = self._processor.parse(self._topics[index], record.key, record.value, record.timestamp)
         except AssertionError:
