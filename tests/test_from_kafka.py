@@ -1,9 +1,10 @@
 """A replay of what the topics of a real cluster hold, beside the worker that read them."""
 
 import json
+from collections import defaultdict
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from live import Progress, environment, lay_down, read, stop, wait_until, worker
 from typer.testing import CliRunner
