@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,27 @@ from live import PARTITIONS, ROOT, environment, lay_down, wait_until
 from worker import settings
 from worker.simulate import CURRENCY, TIMEZONE, simulate
 
+DOCUMENT = ROOT / "docs" / "metrics.md"
+POLICY = {
+    "recall_approved",
+    "recall_budget_granted",
+    "recall_budget_spent",
+    "recall_canary_share",
+    "recall_cost_total",
+    "recall_feedback_alarm",
+    "recall_held_total",
+    "recall_outcomes_total",
+    "recall_people_capacity",
+    "recall_people_used",
+    "recall_proposals_total",
+    "recall_stopped",
+    "recall_subsidised_alarm",
+    "recall_subsidised_share",
+    "recall_unheard_touches",
+}
+"""Metrics of `PolicyCollector`."""
+SELDOM = {"recall_commands_total", "recall_episodes_ended_total", "recall_feedback_total"}
+"""Those of `CustomersCollector` that a small history may have no sample of."""
 START = """
 from worker import app, settings
 worker = app.create_app(settings.load())
@@ -63,7 +85,7 @@ class Bench:
 
     def feed(self):
         """Lay down the history; return the ids of the users in it."""
-        records = list(simulate(users=20, days=60, seed=3))
+        records = list(simulate(users=40, days=90, seed=1))
         lay_down(self._broker, records, self.config.shop().days)
         return {record.key.decode() for record in records if record.topic != "catalog"}
 
@@ -98,3 +120,11 @@ class Bench:
 
     def wait(self, condition, worker, timeout_s=60):
         wait_until(condition, worker.process, self.log, timeout_s)
+
+
+def documented():
+    """Return the metrics of the document: name to type and labels."""
+    row = re.compile(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", re.MULTILINE)
+    return {
+        name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in row.findall(DOCUMENT.read_text())
+    }

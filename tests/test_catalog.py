@@ -264,7 +264,7 @@ def test_a_replay_takes_the_catalogue_of_its_history_before_all_else():
     seen = []
     replay = Replay(config, lambda *_: seen.append(replay.products.counts["taken"]), progress=seen.append)
     replay.run(by_topic(records))
-    assert seen[:3] == [1, 1, 1], "records of the catalogue, one by one"
+    assert seen[0] == len(records) - 1, "all records of the catalogue"
     assert replay.products.catalog.product("tea", at + 5000).back_in_stock_at == at + 5000
     assert replay.customers._catalog is replay.products.catalog
     assert replay.products.counts == {"taken": 2, "refused": 1, "late": 0, "forgotten": 0}

@@ -4,9 +4,11 @@ import json
 from decimal import Decimal
 
 import pytest
+from bench import Bench
 from confluent_kafka import Consumer, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
+from live import EVERY_TOPIC, stop
 from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
@@ -223,3 +225,31 @@ def test_the_default_playbook_can_be_granted_to():
     config = settings.load()
     grants.check(Grant.of("daily=100"), [load(DEFAULT_PLAYBOOK)], config.currency, config.partitions)
     assert micros_text(Grant.of("daily=100").amount) == "100"
+
+
+# -- a running worker --------------------------------------------------------------------------------------------------
+
+
+def test_a_running_worker_stops_and_goes_on_within_seconds_and_takes_grants(embedded, tmp_path):
+    for name, partitions in EVERY_TOPIC.items():
+        embedded.create_topic(name, partitions)
+    bench = Bench(embedded.address, tmp_path)
+    bench.feed()
+    with bench.worker() as worker:
+        bench.wait(lambda: 'recall_stopped{partition="3"} 0.0' in worker.get("/metrics")[1], worker)
+
+        def says(*arguments, shows):
+            done = CliRunner().invoke(
+                app, [*arguments], env={"RECALL_BROKER": embedded.address, "RECALL_PARTITIONS": "4"}
+            )
+            assert done.exit_code == 0, done.output
+            for number in range(4):
+                line = shows.format(partition=f'partition="{number}"')
+                bench.wait(lambda line=line: line in worker.get("/metrics")[1], worker, timeout_s=10)
+
+        says("stop", shows="recall_stopped{{{partition}}} 1.0")
+        says("resume", shows="recall_stopped{{{partition}}} 0.0")
+        granted = 'recall_budget_granted{{budget="daily",{partition},period="day"}} 25.0'
+        says("grant", "daily", "--amount", "100", "--at", "2025-02-01T00:00:00Z", shows=granted)
+        assert worker.status("/ready") == 200
+        assert stop(worker.process) == 0

@@ -7,14 +7,13 @@ import time
 
 import orjson
 import pytest
-from bench import Bench
-from live import EVERY_TOPIC, PARTITIONS, ROOT, stop
+from bench import DOCUMENT, POLICY, SELDOM, Bench, documented
+from live import EVERY_TOPIC, PARTITIONS, stop
 from prometheus_client.parser import text_string_to_metric_families
 
 from worker import topics
 from worker.stream.exits import EXIT_STALLED, EXIT_STUCK
 
-DOCUMENT = ROOT / "docs" / "metrics.md"
 RECOVERY_HELD = """
 from pathlib import Path
 from worker.stream.recovery import BatchRecovery
@@ -141,14 +140,6 @@ def test_a_process_that_was_stopped_for_long_does_not_commit_in_plain_mode(bench
     assert "stood still" in bench.log.read_text()
 
 
-def documented():
-    """Return the metrics of the document: name to type and labels."""
-    row = re.compile(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", re.MULTILINE)
-    return {
-        name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in row.findall(DOCUMENT.read_text())
-    }
-
-
 def test_a_source_is_missed_until_its_heartbeat_and_the_list_of_metrics_is_what_is_exported(bench):
     """All metrics, with their types and labels; the process's own are prometheus-client's."""
     bench.feed()
@@ -156,7 +147,7 @@ def test_a_source_is_missed_until_its_heartbeat_and_the_list_of_metrics_is_what_
         bench.wait(lambda: "partition 3: no heartbeat yet from orders" in worker.reasons(), worker)
         assert worker.status("/ready") == 503
         assert worker.status("/live") == 200
-        bench.heartbeat("2025-04-01T00:00:00Z")
+        bench.heartbeat("2025-05-01T00:00:00Z")
         bench.wait(lambda: worker.status("/ready") == 200 and lag(worker) == 0, worker)
         text = worker.get("/metrics")[1]
         assert stop(worker.process) == 0
@@ -168,8 +159,8 @@ def test_a_source_is_missed_until_its_heartbeat_and_the_list_of_metrics_is_what_
             exported[name] = (family.type, labels)
     listed = documented()
     assert exported.keys() == listed.keys()
-    # No sample, so no labels, in a small history; those of the model are in the tests of its collector.
-    seldom = {"recall_episodes_ended_total", "recall_feedback_total"}
+    # No sample, so no labels, in a small history; they are in the tests of their collectors.
+    seldom = SELDOM | POLICY
     seldom |= {name for name in exported if name.startswith("recall_model_")}
     for name in exported.keys() - seldom:
         assert exported[name] == listed[name], name

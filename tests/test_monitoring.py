@@ -3,10 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
+from bench import POLICY, SELDOM, documented
 from customers import SmallShop, playbook
 from msgspec.structs import replace
 
-from worker.monitoring import PolicyCollector
+from worker.monitoring import CustomersCollector, PolicyCollector
 from worker.recall.policy.budget import capacity
 
 
@@ -125,3 +126,21 @@ def test_costs_are_told_by_kind_and_play_in_the_shops_currency(shop):
     assert of["recall_held_total", "quiet hours"] == 2
     assert of["recall_outcomes_total", "treated", "letter", "won"] == 3
     assert of["recall_proposals_total", "letter"] == 4
+
+
+def test_it_is_told_as_documented(shop):
+    """Each metric of the policy, by type and labels."""
+    granted(shop)
+    moved(shop, approved={"letter": 0}, canary=("canary", 0.1))
+    kinds = ("ledger.contact.letter", "held.checkout", "ended.treated.letter.won", "proposed.letter")
+    kinds += ("command.letter", "episode.won", "feedback.delivered")
+    shop.partition.record.counts |= dict.fromkeys(kinds, 1)
+    lanes = [SimpleNamespace(number=0, work=shop.partition)]
+    exported = {}
+    for family in (*PolicyCollector(lanes, shop.customers).collect(), *CustomersCollector(lanes).collect()):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        exported[name] = (family.type, set().union(*(sample.labels for sample in family.samples)))
+    assert exported.keys() >= POLICY | SELDOM
+    listed = documented()
+    for name in POLICY | SELDOM:
+        assert exported[name] == listed[name], name

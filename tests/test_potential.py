@@ -136,19 +136,32 @@ def test_the_probability_to_have_left_for_good_lowers_what_he_was_worth(every_da
     last = buys(shop, "bob", every_days, 10, 200)
     falls_silent(shop, last)
     began = shop.days.of(later(last, days=SILENCE_DAYS))
-    alive = scorer().lifetime.alive(rhythms(shop.row("bob"), began, shop.days).active)
+    alive = scorer().lifetime.purchases.alive(rhythms(shop.row("bob"), began, shop.days).orders)
     assert {"probably gone for good": alive < 0.1, "": alive >= 0.3}.get(told, 0.1 <= alive < 0.3)
     assert potential(shop).level == level
     told = f": {told}" if told else ""
-    assert potential(shop).reason.endswith(f"of his categories not known, alive {alive:.2f}{told} -> {level}")
+    assert potential(shop).reason.endswith(f"of his categories not known, alive {alive:.2f} by orders{told} -> {level}")
 
 
-def test_without_leave_to_profile_the_probability_is_left_out():
+def test_who_looked_around_daily_is_not_gone_for_good_because_he_stopped():
+    """By all that he did he would be, and so would everybody who is silent."""
+    shop = a_shop(models={(30, 7): scorer()})
+    last = buys(shop, "bob", 30, 8, 84)
+    shop.lives_on("bob", last + 1, later(last, days=30), every_days=1)
+    last = later(last, days=29) + 1
+    falls_silent(shop, last)
+    known = rhythms(shop.row("bob"), shop.days.of(later(last, days=SILENCE_DAYS)), shop.days)
+    assert scorer().lifetime.alive(known.active) < 0.1
+    assert potential(shop).level == "high"
+
+
+def test_who_may_not_be_profiled_is_not_judged():
     shop = a_shop(models={(30, 7): scorer()})
     last = buys(shop, "bob", 60, 6, 84)
     shop.says("bob", last + 1, opt_out_profiling=True)
     falls_silent(shop, last)
-    assert "alive not known" in potential(shop).reason
+    assert shop.tier("bob") == "silent"
+    assert potential(shop) is None
 
 
 # -- frozen ------------------------------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def test_online_retail_gives_the_same_commands_however_it_is_partitioned():
 
 # -- the simulated shop ------------------------------------------------------------------------------------------------
 
-SIMULATED = {"users": 120, "days": 200, "seed": 5}
+SIMULATED = {"users": 240, "days": 200, "seed": 1}
 LIVE_FROM = "2025-05-15T00:00:00.000Z"
 
 
@@ -188,7 +188,10 @@ def test_nobody_of_the_holdout_is_touched():
     assert held_out.isdisjoint(command["episode_id"] for command in result.commands)
     assert {command["experiment"]["arm"] for command in result.commands} == {"treated"}
     shadows = [d for d in result.values("recall-decisions") if d["reason"] == "holdout"]
-    assert all(d["arm"] == "control" and d["play"] is None and d["shadow_play"] for d in shadows)
+    assert all(d["arm"] == "control" and d["play"] is None and d["shadow_outcome"] for d in shadows)
+    would_be = [d["shadow_play"] for d in shadows if d["shadow_outcome"] == "sent"]
+    assert would_be
+    assert all(would_be)
 
 
 @pytest.mark.parametrize("partitions", [1, 4])
@@ -286,7 +289,8 @@ def test_a_user_who_stops_drops_when_the_silence_is_long_enough_and_is_touched_w
     assert (drop["to_tier"], drop["fell"]) == ("silent", ["R"])
     [command] = [c for c in result.commands if c["user_id"] == user and c["reason"]["cause"] == "silence"]
     assert command["issued_at"] == rfc3339(last + SILENCE_MS + SETTLE_MS)
-    [decision] = [d for d in result.decisions(user) if d["command_id"] == command["command_id"]]
+    [decision] = [d for d in result.decisions(user) if d["trigger"] == "silence" and d["outcome"] == "sent"]
+    assert decision["command_id"] == command["command_id"]
     assert decision["opened_at"] == drop["at"]
     assert not [c for c in result.commands if c["user_id"] == other and c["reason"]["cause"] == "silence"]
 
@@ -322,7 +326,7 @@ def test_a_weekend_without_a_required_source_makes_nobody_silent(required):
         return
     assert set(silent) == {gone}
     assert silent[gone] == rfc3339(down + 6 * HOUR_MS), "the event time at which the silence became too long"
-    [decision] = [d for d in result.decisions(gone) if d["outcome"] != "ended"]
+    [decision] = [d for d in result.decisions(gone) if d["trigger"] == "silence" and d["outcome"] != "ended"]
     assert decision["at"] >= rfc3339(up + DAY_MS), "a day after the source came back, when what was late is in"
     assert result.counts["silence held"] > 0
 
@@ -347,7 +351,9 @@ def test_what_an_outage_made_stale_is_recorded_and_not_sent(tmp_path, behind):
     after = [record for record in ticks(wall + 5 * DAY_MS) if record.recorded_at > stopped]
     between = [record for record in after if behind and record.recorded_at <= wall]
     rest = [record for record in after if record not in between]
-    result = Result(config, [*sorted_by_time([*orders, *before, *between]), resumed, *rest])
+    granted = {"budget_id": "daily", "amount": "100", "currency": "GBP", "shadow_price": "0"}
+    grant = control("grant", START, effective_at=rfc3339(START), **granted)
+    result = Result(config, [grant, *sorted_by_time([*orders, *before, *between]), resumed, *rest])
     decided = {d["user_id"]: d for d in result.values("recall-decisions") if d["outcome"] in {"sent", "suppressed"}}
     assert set(decided) == set(users)
     for decision in decided.values():

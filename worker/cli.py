@@ -292,6 +292,7 @@ def simulate(
             formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"], help="With --policy; else after a third of the days."
         ),
     ] = None,
+    grant: GrantOption = None,
     compare: Annotated[
         Path | None,
         typer.Option(exists=True, file_okay=False, help="Show the shop beside the data sets of this folder, no more."),
@@ -323,7 +324,7 @@ def simulate(
             third = datetime.fromtimestamp(DAYS.start(DAYS.number(START) + days // 3) / 1000, UTC)
             since = third if live_from is None else live_from.replace(tzinfo=live_from.tzinfo or UTC)
             config = settings.load(currency=CURRENCY, timezone=TIMEZONE, playbook=policy, live_from=since)
-            command.closed_loop(shop(), shop(), config, out, truth, console)
+            command.closed_loop(shop(), shop(), config, _grants(grant), out, truth, console)
         elif out is None:
             raise ValueError("allowed is --out FILE, --policy PLAYBOOK or --compare FOLDER")
         else:

@@ -61,7 +61,9 @@ def command_lines(command: Mapping[str, Any]) -> list[str]:
     """
     reason, value, risk = command["reason"], command["value"], command["risk"]
     fell = f" ({', '.join(reason['fell'])} fell)" if reason["fell"] else ""
-    first = f"{command['issued_at'][:10]}  {command['user_id']}  {reason['from_tier']} -> {reason['to_tier']}{fell}"
+    moved = f"{reason['from_tier']} -> {reason['to_tier']}{fell}"
+    why = moved if reason["from_tier"] != reason["to_tier"] else reason["text"]
+    first = f"{command['issued_at'][:10]}  {command['user_id']}  {why}"
     orders = "1 order" if value["orders"] == 1 else f"{value['orders']} orders"
     second = f"{command['action']['play']} by {command['delivery']['channel']}"
     second += f"; worth {value['net_revenue']} {value['currency']} in {orders}"

@@ -224,7 +224,7 @@ class TopicsHistory:
         }
 
     @property
-    def topics(self) -> AbstractSet[str]:
+    def topics(self) -> Collection[str]:
         return {topic for (topic, _), span in self._spans.items() if span.first < span.end}
 
     def models(self) -> dict[tuple[int, int], Scorer | None]:

@@ -25,8 +25,7 @@ from worker.stream.partition import Partition, Unit
 from worker.stream.record import PARTITION_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from worker.grants import Grant
     from worker.recall.days import Days
@@ -53,7 +52,7 @@ class History(Protocol):
     """Where a replay's records come from: each topic in its order, some thousand records at a time."""
 
     @property
-    def topics(self) -> AbstractSet[str]:
+    def topics(self) -> Collection[str]:
         """Those that hold anything."""
 
     def catalogue(self) -> Iterable[Fed]:
@@ -104,7 +103,7 @@ class Split:
         self._progress = progress
 
     @property
-    def topics(self) -> AbstractSet[str]:
+    def topics(self) -> Collection[str]:
         return self._chunks.keys()
 
     def catalogue(self) -> Iterator[Fed]:
@@ -210,7 +209,7 @@ class Replay:
         if recorded and self._grants:
             raise ValueError("grants: allowed where the history has no control records; this one brings its own")
         self._learns = not recorded
-        for topic in sorted(history.topics & set(SOURCE_TOPICS)):
+        for topic in sorted(set(SOURCE_TOPICS) & set(history.topics)):
             self._waited_for.update((topic, partition.layout.number) for partition in self.partitions)
             self._expect(topic, more=True)
         self._expect(CONTROL, more=True)
@@ -231,7 +230,7 @@ class Replay:
         self._expect(CONTROL, more=True)
         history = Split(by_topic(records), self._partitioner, self._offsets, self._progress)
         self._stock(history.catalogue())
-        for topic in sorted(history.topics & set(SOURCE_TOPICS)):
+        for topic in sorted(set(SOURCE_TOPICS) & set(history.topics)):
             self._read(topic, 0, history)
         self._close_day(midnight, history)
 

@@ -12,6 +12,7 @@ from schemas.values import rfc3339, schema_id
 from worker.recall.lifetime.history import rhythms
 from worker.recall.lifetime.worth import worth
 from worker.recall.money import micros_text
+from worker.recall.policy.holdout import CONTROL
 from worker.recall.rfm import Scores
 from worker.recall.tiers import Tier, Transition
 from worker.recall.value import order_value
@@ -290,7 +291,9 @@ def cancellation(profile: Profile, episode: Episode, at: int, reason: str, shop:
 
 
 def _joint(episode: Episode) -> float:
-    """Return the probability of arm and choice together."""
+    """Return the probability of arm and choice together; who is held out gets nothing, whatever is chosen."""
+    if episode.arm == CONTROL:
+        return episode.propensity
     return round(episode.propensity * episode.choice_propensity, 6)
 
 

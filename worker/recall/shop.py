@@ -14,8 +14,11 @@ from worker.recall.policy.holdout import Holdout
 from worker.recall.policy.signals import Signal, condition
 from worker.recall.rfm import CutPoints
 from worker.recall.tiers import TierRules
+from worker.recall.windows import CHANNELS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from worker.recall.playbook import Playbook, model
 
 CONTACT_AFTERMATH_DAYS = 90
@@ -48,6 +51,21 @@ class Shop(NamedTuple):
         return self.horizons_days[0]
 
 
+class Track(NamedTuple):
+    """What a play asks of a user: channels of `windows.CHANNELS` by number, each with how often."""
+
+    items: tuple[tuple[int, int], ...]
+    """All of these make a win."""
+    steps: tuple[tuple[int, int], ...]
+    """Of a task, one after the other."""
+
+    @classmethod
+    def of(cls, play: model.Play) -> Track:
+        """Read off what a play asks for."""
+        items = tuple((CHANNELS.index(name), count) for name, count in play.success.track.items())
+        return cls(items, tuple((CHANNELS.index(step.channel), step.count) for step in play.steps))
+
+
 class InForce(NamedTuple):
     """A playbook, in the forms that the rules take."""
 
@@ -62,6 +80,8 @@ class InForce(NamedTuple):
     currency: Currency
     triggers: frozenset[str]
     """What any play opens on: nothing else opens an episode."""
+    tracks: Mapping[str, Track]
+    """By play."""
     signals: tuple[Signal, ...]
     order_value_bounds: tuple[int, int]
     """From which mean order value on, in minor units, a silent user's potential has one point, and two."""
@@ -89,6 +109,7 @@ class InForce(NamedTuple):
             prices=Prices.of(playbook, shop.currency),
             currency=shop.currency,
             triggers=frozenset(trigger for play in playbook.plays for trigger in play.opening),
+            tracks={play.name: Track.of(play) for play in playbook.plays},
             signals=tuple(map(_compiled, playbook.signals)),
             order_value_bounds=playbook.order_value_bounds(shop.currency),
         )

@@ -10,7 +10,7 @@ import orjson
 from msgspec.structs import replace
 
 from schemas.topics import TRAINING
-from worker.recall import commands, intake, tiers, value
+from worker.recall import commands, intake, lessons, tiers, value
 from worker.recall.bodies import (
     Activity,
     AdoptPlaybook,
@@ -37,7 +37,7 @@ from worker.recall.policy.choice import priors_of
 from worker.recall.policy.deciding import Case
 from worker.recall.policy.episodes import Desk
 from worker.recall.policy.holdout import CONTROL, uniform
-from worker.recall.profile import MOVES_KEPT, VERSION, Move, Outcome, Profile
+from worker.recall.profile import MOVES_KEPT, VERSION, Move, Profile
 from worker.recall.risk import explain, features, labels
 from worker.recall.risk.labels import Forecast, Sighting
 from worker.recall.shop import RESUMPTIONS_KEPT, InForce, Shared, Shop, Source
@@ -187,8 +187,10 @@ class Customers:
         episode = state.episode
         if episode is not None:
             due = episode.due
-            effects += episodes.acted(state, channel, at, self._desk(state, shared, context))
-            if state.episode is None or due != episode.due:
+            won = episodes.acted(episode, channel, at, context.clock, self._in_force(shared, state.key))
+            if won:
+                effects += episodes.end(state, "won", self._desk(state, shared, context))
+            if won or due != episode.due:
                 self._schedule(state, shared, context.clock)
         return effects
 
@@ -236,7 +238,7 @@ class Customers:
         elif episode is not None:
             order = state.account.find_order(intake.short_id(body.order_id))
             assert order is not None  # it has just been cancelled
-            episodes.order_cancelled(episode, order.at, self._in_force(shared, state.key).playbook)
+            episodes.order_cancelled(episode, order.at, self._in_force(shared, state.key))
         return [*effects, *self._evaluated(state, shared, "refund", context)]
 
     def _updated(
@@ -418,7 +420,7 @@ class Customers:
         if told is None:  # all orders came late
             return [*effects, Count("history unknown")]
         if remembered and (today - summary_day) % SUMMARY_DAYS < VISIT_DAYS:
-            effects.append(self._summary(state, told, today, active=active))
+            effects.append(lessons.summary(state, told, today, self.shop, active=active))
         if active:
             state.rhythm_due = openings.rhythm_due(state, book)  # under the playbook of now
             effects += self._seen(state, shared, told, due, context, sampled=sampled)
@@ -472,23 +474,6 @@ class Customers:
             account.alerted_day = today
         return None
 
-    def _summary(self, state: Profile, told: Rhythms, today: int, *, active: bool) -> Output:
-        """Write what was bought, without a label."""
-        days, rfm = self._days, None
-        if active and state.orders >= value.SCORED_FROM_ORDERS:
-            rfm = value.rfm_of(state, days.start(today), days)
-        summary = {
-            "kind": "summary",
-            "id": labels.example_id(self.shop.salt, state.key, today),
-            "t": days.date(today),
-            "history": told.orders._asdict(),
-            "active": told.active._asdict(),
-            "orders": state.orders,
-            "mean_value": round(value.order_value(state), 2),
-            "rfm": None if rfm is None else rfm._asdict(),
-        }
-        return Output(TRAINING, None, orjson.dumps(summary), partition=0)
-
     def _is_sampled(self, user: bytes) -> bool:
         """Tell whether something is learned of the user."""
         shop = self.shop
@@ -515,7 +500,7 @@ class Customers:
     def _labelled(self, state: Profile, shared: Shared, due: int, context: Context) -> list[Effect]:
         """Write the examples whose outcome is known now; what was seen goes with the last horizon that waits for it."""
         effects: list[Effect] = []
-        pending = state.account.pending
+        pending, holdout = state.account.pending, self._in_force(shared, state.key).holdout
         for horizon_days, waiting in list(pending.items()):
             day = waiting[0]
             if labels.due(day, horizon_days, self._days) > due:
@@ -530,38 +515,10 @@ class Customers:
                 if sighting is None:
                     effects.append(Count("example lost"))
                 else:
-                    effects.append(self._example(state, shared, day, horizon_days, sighting))
+                    effects.append(lessons.example(state, day, horizon_days, sighting, holdout, self.shop))
             if not any(day in others for others in pending.values()):
                 effects.append(Attach(name, None))
         return effects
-
-    def _example(self, state: Profile, shared: Shared, day: int, horizon_days: int, sighting: Sighting) -> Output:
-        shop, days, last_day = self.shop, self._days, day + horizon_days
-        since, until = days.start(day), days.start(last_day)
-        # At both ends: between them a new epoch may draw him anew, or a playbook change the share.
-        held_out = sighting.holdout and self._in_force(shared, state.key).holdout.arm(state.key, last_day) == CONTROL
-        uncontacted = held_out or until < shop.live_from
-        forecast = sighting.forecasts.get(horizon_days)
-        predicted = None if forecast is None else {"version": forecast.version, **forecast.predictions._asdict()}
-        example = {
-            "kind": "example",
-            "id": labels.example_id(shop.salt, state.key, day),
-            "t": days.date(day),
-            "label_day": days.date(labels.label_day(day, horizon_days, days)),
-            "horizon_days": horizon_days,
-            "y": labels.no_order(state, day, horizon_days, days),
-            "weight": 1.0 if uncontacted else shop.censoring_weight,
-            "holdout": held_out,
-            "treated": any(since < contact.at <= until for contact in state.account.contacts),
-            "tier": Tier(sighting.tier).label,
-            "features": features.plain(sighting.features),
-            "schema_hash": features.SCHEMA_HASH,
-            "history": sighting.rhythms.orders._asdict(),
-            "active": sighting.rhythms.active._asdict(),
-            "predicted": predicted,
-            "lead_days": sighting.lead_days if horizon_days == shop.horizon_days else None,
-        }
-        return Output(TRAINING, None, orjson.dumps(example), partition=0)
 
     def _learned(self, state: Profile, due: int) -> list[Effect]:
         """Write what came of the choices whose outcome is known now."""
@@ -569,22 +526,7 @@ class Customers:
         known = [outcome for outcome in account.outcomes if outcome.due <= due]
         if known:
             account.outcomes = [outcome for outcome in account.outcomes if outcome.due > due]
-        return [self._outcome(state, outcome) for outcome in known]
-
-    def _outcome(self, state: Profile, outcome: Outcome) -> Output:
-        since, until = outcome.decided_at, outcome.due - LATENESS_MS
-        orders = state.account.latest_orders
-        told = {
-            "kind": "outcome",
-            "id": labels.outcome_id(self.shop.salt, state.key, since),
-            "day": self._days.date(self._days.of(outcome.due)),
-            "segment": outcome.segment,
-            "play": outcome.play,
-            "y": int(any(since < order.at <= until and not order.cancelled for order in orders)),
-            "propensity": outcome.propensity,
-            "held_out": outcome.held_out,
-        }
-        return Output(TRAINING, None, orjson.dumps(told), partition=0)
+        return [lessons.outcome(state, outcome, self.shop) for outcome in known]
 
     def _scored(self, state: Profile, shared: Shared, at: int) -> tuple[Scorer, list[int], Rhythms] | None:
         """Score anew by the horizon that is acted on; return what scored, and of what. None where there is no score."""

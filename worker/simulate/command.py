@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from worker.grants import Grant
     from worker.settings import Settings
     from worker.simulate.truth import Effect
     from worker.sources.history import HistoryRecord
@@ -47,7 +48,13 @@ def open_loop(shop: Shop, out: Path, truth: Path | None, console: Console) -> No
 
 
 def closed_loop(
-    shop: Shop, without: Shop, settings: Settings, out: Path | None, truth: Path | None, console: Console
+    shop: Shop,
+    without: Shop,
+    settings: Settings,
+    grants: Iterable[Grant],
+    out: Path | None,
+    truth: Path | None,
+    console: Console,
 ) -> None:
     """Let the rules and the customers answer each other; show what it truly brought."""
     oddities, tally = Oddities(), Tally()
@@ -58,7 +65,7 @@ def closed_loop(
         if files is not None:
             files.take(number, output)
 
-    loop = Loop(shop, without, settings, emit, oddities)
+    loop = Loop(shop, without, settings, emit, oddities, grants)
     records = _records(loop, tally)
     written = []
     if out is None or files is None:
@@ -75,8 +82,8 @@ def closed_loop(
     console.print(_counted(oddities, written))
     console.print(shown(loop.effect()))
     console.print(
-        f"Over {shop.days} days: orders that came anyway; then what the touches truly added, in orders and in margin\n"
-        f"({CURRENCY}, coupons taken off), what they cost, and customers whom they drove away."
+        f"Over {shop.days} days: orders that come without any touch; then what the touches truly\n"
+        f"added: orders, margin ({CURRENCY}, coupons taken off), cost, customers driven away."
     )
 
 

@@ -19,8 +19,9 @@ from worker.simulate.shop import Shop, Touch
 from worker.simulate.truth import Effect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from worker.grants import Grant
     from worker.settings import Settings
     from worker.sources.history import HistoryRecord
     from worker.stream.processor import Output
@@ -39,11 +40,12 @@ class Loop:
         settings: Settings,
         emit: Callable[[int, Output], None] = lambda _number, _output: None,
         oddities: Oddities | None = None,
+        grants: Iterable[Grant] = (),
     ) -> None:
         """Take two shops alike, of which one is never touched."""
         self.shop = shop
         self.without = without
-        self.replay = Replay(settings, self._take)
+        self.replay = Replay(settings, self._take, grants=grants)
         self._emit = emit
         self._recorder = Recorder(shop, oddities if oddities is not None else Oddities())
         self._touches: list[tuple[int, Touch]] = []

@@ -56,6 +56,7 @@ class Response(_Given, frozen=True):
     fatigue_unsubscribe: float
     fatigue_days: float
     restored_days: tuple[int, int]
+    morning_hour: int
     uninstall: float
 
 
@@ -149,6 +150,8 @@ class BrowsingGiven(_Given, frozen=True):
 
 class OrdersGiven(_Given, frozen=True):
     shape: float
+    there: float
+    there_shape: float
     dip: float
     dip_days: float
     pieces: float

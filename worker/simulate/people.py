@@ -129,7 +129,8 @@ def born(key: int, numbers: Ints, days: int) -> People:
     removes_app = np.where(removes & (gone < FOREVER), gone + (7 * u(9)).astype(np.int64), FOREVER)
     engagement = np.clip(gamma(u(10), habits.engagement_shape), 0.15, 2.0)
     browse = np.array([one.browse for one in given])[kind] * engagement
-    rate = np.array([one.orders for one in given])[kind] / 365 * gamma(u(11), orders.shape)
+    own = np.where(joined == 0, orders.there * gamma(u(11), orders.there_shape), gamma(u(11), orders.shape))
+    rate = np.array([one.orders for one in given])[kind] / 365 * own
     visits = np.where(kind == HUNTER, _hunts(browse), habits.active.shop * browse)
     conversion = np.minimum(rate / visits, 0.9)
     none = np.full(n, -1, np.int64)

@@ -29,7 +29,6 @@ _SLOTS: Final = 1 << 20
 """Above all slots of behaviour."""
 _A_TOUCH: Final = 8
 _MOST: Final = 0.9
-_MORNING_HOUR: Final = 8
 
 _RESPONSE: Final = GIVEN.response
 _LAG: Final = geometric(_RESPONSE.lag_days)
@@ -119,7 +118,7 @@ def touch(
     u_removed, u_when = pairs(base[left], day, slot + 4)
     removed = gone[u_removed < _RESPONSE.uninstall]
     people.removes_app[removed] = day + 1 + (7 * u_when[u_removed < _RESPONSE.uninstall]).astype(np.int64)
-    morning = ((_MORNING_HOUR + uniforms(base, day, slot + 5)) * HOUR_MS).astype(np.int64)
+    morning = ((_RESPONSE.morning_hour + uniforms(base, day, slot + 5)) * HOUR_MS).astype(np.int64)
     return Carried(morning if seen_at is None else seen_at, delivered, bounced, unsubscribed, complained, left)
 
 

@@ -261,6 +261,8 @@ class Shop:
         """Show in the app what waits there to those who came; and tell who came because of a touch."""
         if self._in_app:
             waiting = [n for n in self._in_app if self.touches[n].not_after >= midnight]
+            unseen = sorted(set(self._in_app) - set(waiting))
+            answers += (Answer(self._place[self.touches[n].user], _LATER_MS, n, "failed") for n in unseen)
             came = [n for n in waiting if happened.seen[self._place[self.touches[n].user]]]
             self._in_app = sorted(set(waiting) - set(came))
             self._carry_out(day, came, happened.start, answers, complaints)

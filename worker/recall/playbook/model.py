@@ -247,7 +247,7 @@ class PotentialRules(_Section):
     middle: Annotated[float, Field(ge=0, le=2)] = 0.75
     """Mean points from which on it is middle; else low: do not disturb."""
     doubtful_below: Share = 0.3
-    """Below this probability not to have left for good the potential is a level lower."""
+    """Below this probability not to have left for good, by the orders, the potential is a level lower."""
     gone_below: Share = 0.1
     """Below this one it is low, whatever the points."""
     middle_rungs: list[Channel] = ["in_app", "push", "email"]

@@ -497,8 +497,8 @@ def _send(case: Case, touch: Touch, verdict: Verdict) -> tuple[Shared, list[Effe
     episode.command_id = commands.command_id(profile, episode, play.name)
     episode.not_after = at + play.valid_days * DAY_MS
     episode.channel, episode.purpose = touch.channel, play.purpose
-    episode.rung = touch.rung
-    if touch.task is not None and touch.task != episode.given:
+    episode.rung, episode.proposed_at = touch.rung, 0
+    if touch.task is not None:
         episode.given = touch.task
     episode.due = at + ladder.wait_ms(touch.channel, case.book.playbook)
     touch = touch._replace(escalate_after=0 if ladder.is_last(play, touch.rung) else episode.due)

@@ -9,22 +9,22 @@ from worker.recall.commands import Verdict
 from worker.recall.days import DAY_MS
 from worker.recall.policy.openings import GRADE, SILENCE, TIER_REACHED
 from worker.recall.profile import DECISIONS_KEPT, HALF_HOUR_MS, Decided, Episode, Profile
-from worker.recall.windows import CHANNELS, ORDER, SESSION
+from worker.recall.shop import Track
+from worker.recall.windows import ORDER, SESSION
 from worker.stream.processor import NEVER, Count, Effect
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from worker.recall.playbook import Play, Playbook
     from worker.recall.policy.holdout import Holdout
     from worker.recall.policy.openings import Opening
     from worker.recall.shop import InForce, Shop
 
-ONE_ORDER: Final = (("order", 1),)
+ONE_ORDER: Final = Track(((ORDER, 1),), ())
 """What wins an episode in which no play was chosen."""
 SILENT_ENDS: Final = frozenset({"won", "lost", "expired"})
 """Ends that leave alone what may still be under way: its own time is over, or the order has called it back."""
-Settled = dict[str, tuple[int, int]]
 
 
 class Desk(NamedTuple):
@@ -114,52 +114,44 @@ def voided_by_order(episode: Episode, at: int) -> bool:
     return at <= episode.opened_at and GRADE[episode.trigger] > GRADE[TIER_REACHED]
 
 
-def track(episode: Episode, playbook: Playbook) -> Sequence[tuple[str, int]]:
-    """Return what makes a win: activities and how many of each."""
-    play = None if episode.play is None else playbook.play(episode.play)
-    return ONE_ORDER if play is None else tuple(play.success.track.items())
+def track(episode: Episode, book: InForce) -> Track:
+    """Return what the episode's play asks for; where there is none, an order wins."""
+    return ONE_ORDER if episode.play is None else book.tracks.get(episode.play, ONE_ORDER)
 
 
-def step_of(episode: Episode, playbook: Playbook) -> tuple[str, int] | None:
-    """Return what the current step of a habit task asks for; None where there is none, or no more."""
-    play = None if episode.play is None else playbook.play(episode.play)
-    if play is None or not episode.step or episode.task >= len(play.steps):
-        return None
-    step = play.steps[episode.task]
-    return step.channel, step.count
-
-
-def acted(profile: Profile, channel: int | None, at: int, desk: Desk) -> list[Effect]:
-    """Count what the user did to the track and to the step that he was given; end the episode where that wins it."""
-    episode = profile.episode
-    assert episode is not None  # the caller has seen it
+def acted(episode: Episode, channel: int | None, at: int, clock: int, book: InForce) -> bool:
+    """Count what the user did to the track, and to the step that he was given; tell whether the track is complete."""
     if at <= episode.opened_at:
-        return []
+        return False
     session = at - episode.seen_at > HALF_HOUR_MS
     episode.seen_at = max(at, episode.seen_at)
-    done = {CHANNELS[channel]} if channel is not None else set()
-    if session:
-        done.add(CHANNELS[SESSION])
-    if not done:
-        return []
-    playbook = desk.book.playbook
-    items = track(episode, playbook)
-    step = step_of(episode, playbook)
-    size = len(items) + 1
-    progress = [*episode.progress, *[0] * size][:size]
-    for i, (name, _) in enumerate(items):
-        progress[i] += name in done
-    if step is not None and step[0] in done:
-        progress[-1] += 1
-        if progress[-1] >= step[1]:
-            progress[-1] = 0
-            episode.task += 1
-            if step_of(episode, playbook) is not None and not episode.ordered_at:
-                episode.due = desk.at
-    episode.progress = progress
-    if all(count >= wanted for count, (_, wanted) in zip(progress, items, strict=False)):
-        return end(profile, "won", desk)
-    return []
+    if channel is None and not session:
+        return False
+    items, steps = track(episode, book)
+    size = len(items) + 1  # the last one counts for the step
+    progress = episode.progress
+    if len(progress) != size:
+        progress = episode.progress = [*progress, *[0] * size][:size]
+    counted = False
+    for i, (wanted, _) in enumerate(items):
+        if wanted == channel or (session and wanted == SESSION):
+            progress[i] += 1
+            counted = True
+    if episode.step and episode.task < len(steps):
+        wanted, count = steps[episode.task]
+        if wanted == channel or (session and wanted == SESSION):
+            progress[-1] += 1
+            if progress[-1] >= count:
+                _next_step(episode, len(steps), clock)
+    return counted and all(done >= count for done, (_, count) in zip(progress, items, strict=False))
+
+
+def _next_step(episode: Episode, steps: int, clock: int) -> None:
+    """Have the next step of a task given, if there is one and no order has come."""
+    episode.progress[-1] = 0
+    episode.task += 1
+    if episode.task < steps and not episode.ordered_at:
+        episode.due = clock
 
 
 def ordered(profile: Profile, at: int, desk: Desk) -> list[Effect]:
@@ -176,13 +168,15 @@ def ordered(profile: Profile, at: int, desk: Desk) -> list[Effect]:
     if at > episode.opened_at:
         episode.ordered_at = episode.ordered_at or at
         episode.due = NEVER
-    return effects + acted(profile, ORDER, at, desk)
+    if acted(episode, ORDER, at, desk.at, desk.book):
+        effects += end(profile, "won", desk)
+    return effects
 
 
-def order_cancelled(episode: Episode, ordered_at: int, playbook: Playbook) -> None:
+def order_cancelled(episode: Episode, ordered_at: int, book: InForce) -> None:
     """Take an order off the track; nothing more is sent all the same."""
-    for i, (name, _) in enumerate(track(episode, playbook)):
-        if name == CHANNELS[ORDER] and ordered_at > episode.opened_at and i < len(episode.progress):
+    for i, (wanted, _) in enumerate(track(episode, book).items):
+        if wanted == ORDER and ordered_at > episode.opened_at and i < len(episode.progress):
             episode.progress[i] = max(0, episode.progress[i] - 1)
 
 

@@ -57,11 +57,11 @@ def judge(
     if alive is None:
         last = "alive not known"
     elif alive < rules.gone_below:
-        place, last = 0, f"alive {alive:.2f}: probably gone for good"
+        place, last = 0, f"alive {alive:.2f} by orders: probably gone for good"
     elif alive < rules.doubtful_below:
-        place, last = max(0, place - 1), f"alive {alive:.2f}: doubtful, a level lower"
+        place, last = max(0, place - 1), f"alive {alive:.2f} by orders: doubtful, a level lower"
     else:
-        last = f"alive {alive:.2f}"
+        last = f"alive {alive:.2f} by orders"
     level = _LEVELS[place]
     return Potential(level, at, f"{', '.join(criterion.text for criterion in criteria)}, {last} -> {level}")
 
@@ -109,8 +109,11 @@ def _high_value_share(
 
 
 def _alive(profile: Profile, lifetime: Lifetime | None, at: int, days: Days) -> float | None:
-    """Return the probability that he has not left for good; None without a model, and where he may not be profiled."""
-    if lifetime is None or profile.account.profiling_opted_out:
+    """Return the probability that he has not left for good; None without a model.
+
+    By days with an order: by days with any activity, of which there are many, whoever is silent is gone for certain.
+    """
+    if lifetime is None:
         return None
     known = rhythms(profile, days.of(at), days)
-    return None if known is None else lifetime.alive(known.active)
+    return None if known is None else lifetime.purchases.alive(known.orders)
