@@ -17,8 +17,7 @@ from worker.replay import Fed
 from worker.stream.exits import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from confluent_kafka import Message
 
@@ -35,6 +34,12 @@ _CHUNK_RECORDS: Final = 4096
 _CHUNK_BYTES: Final = 4 * 1024 * 1024
 _FETCH_BYTES: Final = 1024 * 1024
 _WAIT_S: Final = 0.05
+_NOT_YET: Final = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - the client's only name for it
+}
+"""What is said of a partition that is new, or whose leader changes: it is to be asked again."""
 
 
 class TopicsHeldError(ValueError):
@@ -90,10 +95,14 @@ class Reader:
 
     def span(self, place: Place) -> Span:
         """Return what a partition holds now, up to the last stable offset."""
-        try:
-            return Span(*self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT_S))
-        except KafkaException as error:
-            raise _failed(place, error.args[0].str()) from error
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                return Span(*self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT_S))
+            except KafkaException as error:
+                if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
+                    raise _failed(place, error.args[0].str()) from error
+            time.sleep(_WAIT_S)
 
     def chunks(self, place: Place, span: Span, progress: Callable[[int], None]) -> Iterator[list[Fed]]:
         """Yield the records of a span, some thousand at a time; `progress` is told of offsets passed."""
