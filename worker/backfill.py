@@ -420,7 +420,7 @@ def _ticks(settings: Settings, first: int, last: int) -> tuple[int, ...]:
 
 
 def _is_ahead(settings: Settings, keeps: Mapping[str, Keeping], record: HistoryRecord) -> bool:
-    """Tell whether a record's time is too far ahead of its broker's, and the topic would make the worker blind to it."""
+    """Tell whether a time is too far ahead of its broker's, and the topic would make the worker blind to it."""
     topic, key, recorded_at, value = record
     if topic == CATALOG or keeps[topic].own_times:
         return False

@@ -126,13 +126,15 @@ class Reader:
             except KafkaException as error:
                 raise _failed(place, error.args[0].str()) from error
             for message in messages:
+                if _of_group(message):
+                    continue
                 record = _fed(place, message)
                 if record is None or record.offset >= end:
                     return found, end
                 found.append(record)
                 size += len(record.key or b"") + len(record.value or b"")
             [position] = self._consumer.position([here])
-            if messages:
+            if any(message.error() is None for message in messages):
                 deadline = time.monotonic() + TIMEOUT_S
             elif position.offset >= end:
                 return found, end
@@ -141,6 +143,12 @@ class Reader:
             elif time.monotonic() > deadline:
                 raise _failed(place, f"nothing came within {TIMEOUT_S:.0f} s after offset {at} of {end}")
         return found, found[-1].offset + 1
+
+
+def _of_group(message: Message) -> bool:
+    """Tell whether it says that the group is not to be used, which nobody does here."""
+    error = message.error()
+    return error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
 
 
 def _fed(place: Place, message: Message) -> Fed | None:
