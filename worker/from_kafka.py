@@ -68,6 +68,7 @@ class Reader:
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "error",
                 "fetch.wait.max.ms": 20,
+                "fetch.queue.backoff.ms": 2,
                 "fetch.message.max.bytes": _FETCH_BYTES,
                 "queued.min.messages": _CHUNK_RECORDS,
                 "queued.max.messages.kbytes": 2 * _FETCH_BYTES // 1024,
