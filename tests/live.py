@@ -13,7 +13,8 @@ import points
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from schemas.topics import TOPICS
-from worker import replay
+from worker import replay, topics
+from worker.from_kafka import Reader
 from worker.partitioner import Partitioner
 from worker.recall.profile import Profile
 from worker.recall.risk import labels
@@ -130,6 +131,15 @@ def lay_down(bootstrap, records, days, *, ticks=True, partitions=PARTITIONS):
         control(replay.tick(midnight), midnight)
     assert producer.flush(60) == 0
     return midnight
+
+
+def make_topics(config):
+    """Make the worker's topics, and wait until each partition that a client may ask for has a leader."""
+    plans = [outcome.plan for outcome in topics.create(config)]
+    with Reader(config) as reader:
+        for plan in plans:
+            for number in range(plan.partitions):
+                reader.span((plan.name, number))
 
 
 def read(bootstrap, topic, partitions=None):

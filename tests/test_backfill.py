@@ -7,14 +7,13 @@ import orjson
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
-from live import EVERY_TOPIC, Progress, Replayed, environment, ids, read, stop, wait_until, worker
+from live import Progress, Replayed, environment, ids, make_topics, read, stop, wait_until, worker
 from typer.testing import CliRunner
 
-from schemas.topics import SOURCE_TOPICS, TOPICS
+from schemas.topics import SOURCE_TOPICS
 from schemas.values import rfc3339
-from worker import backfill, cli, control, demo, replay, settings, topics
+from worker import backfill, cli, control, demo, replay, settings
 from worker.backfill import BackfillError, Given
-from worker.from_kafka import Reader
 from worker.partitioner import Partitioner
 from worker.recall.days import DAY_MS, HOUR_MS, Days
 from worker.simulate import CURRENCY, TIMEZONE, simulate
@@ -37,20 +36,11 @@ def configured(kafka, **given):
     )
 
 
-def made(config):
-    """Make the topics, and wait until each partition has a leader."""
-    topics.create(config)
-    with Reader(config) as reader:
-        for topic, partitions in EVERY_TOPIC.items():
-            if topic in TOPICS:
-                for n in range(partitions):
-                    reader.span((topic, n))
-    return config
-
-
 @pytest.fixture
 def config(fresh_kafka):
-    return made(configured(fresh_kafka))
+    config = configured(fresh_kafka)
+    make_topics(config)
+    return config
 
 
 def order(user, at, number, **more):
@@ -117,7 +107,7 @@ def test_each_record_lies_where_its_key_belongs_and_each_midnight_has_its_tick(c
 def test_no_tick_comes_at_live_from_or_later(fresh_kafka):
     """The midnight that closes the history may lie after the launch: it would be past before its time."""
     config = configured(fresh_kafka, live_from=rfc3339(START + 5 * DAY_MS + HOUR_MS))
-    made(config)
+    make_topics(config)
     fill(config, orders())
     ticks = {orjson.loads(m.value())["at"] for m in read(config.broker, "control")}
     assert max(ticks) == rfc3339(next(replay.midnights(START + 4 * DAY_MS, Days("UTC"))))
@@ -139,13 +129,13 @@ def test_control_of_the_history_goes_where_it_names_and_brings_the_only_ticks(co
 
 def test_without_live_from_nothing_is_written(fresh_kafka):
     config = configured(fresh_kafka, live_from=None)
-    made(config)
+    make_topics(config)
     assert "live_from is not set: allowed is the time" in refusal(config)
 
 
 def test_a_history_that_reaches_live_from_is_refused_by_either_time(fresh_kafka):
     config = configured(fresh_kafka, live_from=rfc3339(START + 5 * DAY_MS))
-    made(config)
+    make_topics(config)
     told = refusal(config)
     assert "6 records of the history are of that time or later, the last of orders at 2026-01-10T10:00" in told
     ahead = order("user-1", START + 5 * DAY_MS + 60_000, 9)._replace(recorded_at=START + 5 * DAY_MS - 60_000)
@@ -195,7 +185,7 @@ def test_a_changelog_with_rows_is_refused(config):
 
 def test_a_broker_that_takes_no_records_so_old_is_found_out_beforehand(fresh_kafka):
     config = configured(fresh_kafka, clock="recorded")
-    made(config)
+    make_topics(config)
     set_config(config, "orders", message_timestamp_before_max_ms=DAY_MS)
     assert f"topic orders: message.timestamp.before.max.ms = {DAY_MS}: the broker refuses" in refusal(config)
 
@@ -214,7 +204,7 @@ def test_topics_as_we_make_them_are_warned_of_by_nothing(config):
 def test_old_times_of_their_own_are_warned_of_where_the_topic_would_delete_them(fresh_kafka):
     now = time.time_ns() // 1_000_000
     config = configured(fresh_kafka, clock="recorded", live_from=rfc3339(now))
-    made(config)
+    make_topics(config)
     set_config(config, "orders", retention_ms=7 * DAY_MS)
     ages = (30, 20, 3)
     records = [order("user-1", now - age * DAY_MS, age) for age in ages]
@@ -248,7 +238,7 @@ def test_a_clock_that_was_ahead_is_left_out_where_the_worker_could_not_see_it(fr
 
     fresh_kafka.drop_topics(SOURCE_TOPICS)
     keeps = config.model_copy(update={"clock": "recorded"})
-    made(keeps)
+    make_topics(keeps)
     plan = backfill.plan(keeps, Given([*orders(), wrong]))
     assert (plan.records, plan.ahead, plan.refused) == (19, 0, {"ahead of broker": 1})
 
@@ -296,7 +286,7 @@ def test_a_worker_after_a_backfill_does_what_the_replay_of_the_file_does(fresh_k
         live_from=rfc3339(records[-1].recorded_at + DAY_MS),
     )
     expected = Replayed(config, records)
-    made(config)
+    make_topics(config)
     fill(config, records)
     log, progress = tmp_path / "log", Progress(fresh_kafka.bootstrap, changelog_of(config.app_id))
     # Live from the history's end on: the wall stands there.

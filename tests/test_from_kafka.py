@@ -6,7 +6,7 @@ from collections import defaultdict
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from live import Progress, environment, lay_down, read, stop, wait_until, worker
+from live import Progress, environment, lay_down, make_topics, read, stop, wait_until, worker
 from typer.testing import CliRunner
 
 from schemas.topics import SOURCE_TOPICS
@@ -49,9 +49,7 @@ def config(fresh_kafka, playbook):
         horizons_days=(14,),
         clock="recorded",
     )
-    topics.create(config)
-    with Reader(config) as reader:
-        held(reader)  # which waits for each partition's leader
+    make_topics(config)
     return config
 
 
@@ -320,7 +318,7 @@ def test_an_analyst_needs_no_right_but_to_read(secured):
     """Over TLS and SCRAM; not even the group that the client names is to be allowed."""
     analyst, password = "analyst", "analyst-password"
     operator = settings.load(broker=secured.bootstrap, partitions=2, clock="recorded")
-    topics.create(operator)
+    make_topics(operator)
     lay_down(secured.bootstrap, [order("user-1", START, 0)], operator.shop().days, partitions=2)
     secured.add_user(analyst, password)
     config = settings.load(
