@@ -14,7 +14,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from msgspec.structs import replace
 
 from schemas.topics import TOPICS
-from worker import replay
+from worker import replay, topics
+from worker.from_kafka import Reader
 from worker.partitioner import Partitioner
 from worker.recall.playbook import load
 from worker.recall.profile import Profile
@@ -133,6 +134,15 @@ def lay_down(bootstrap, records, days, *, ticks=True, partitions=PARTITIONS):
         control(replay.tick(midnight), midnight)
     assert producer.flush(60) == 0
     return midnight
+
+
+def make_topics(config):
+    """Make the worker's topics, and wait until each partition that a client may ask for has a leader."""
+    plans = [outcome.plan for outcome in topics.create(config)]
+    with Reader(config) as reader:
+        for plan in plans:
+            for number in range(plan.partitions):
+                reader.span((plan.name, number))
 
 
 def read(bootstrap, topic, partitions=None):
