@@ -378,7 +378,7 @@ def _units(db: duckdb.DuckDBPyConnection, frame: Frame) -> None:
             where e.tier <> 'silent' and t.tier = 'silent' and t.moment > e.moment
               and t.moment < midnight(day_of(e.moment) + {AGAIN_DAYS + 1})
         )
-        select e.* exclude (data_until),
+        select e.* exclude (data_until), midnight((e.epoch + 1) * {frame.epoch_days}) as epoch_end,
                (e.until - e.moment) / {DAY_MS}.0 as days, e.until = midnight(day_of(e.moment) + {window + 1}) as whole,
                e.until >= midnight(day_of(e.moment) + {AGAIN_DAYS + 1}) as month_known,
                core.unit is not null as core,
