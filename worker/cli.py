@@ -185,6 +185,39 @@ def replay(
         _replay(_settings_of(source, given), files, source, out, form, _grants(grant), report)
 
 
+@app.command()
+def report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            exists=True,
+            help="Folders that `recall replay --out` wrote, and the histories with orders and feedback.",
+            metavar="PATH...",
+        ),
+    ],
+    html: Annotated[Path | None, typer.Option(help="Page to write.", dir_okay=False)] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Folder for decisions, touches and outcomes, for analysts.", file_okay=False)
+    ] = None,
+    form: Annotated[Literal["text", "json"], typer.Option("--format", help="For people or for programs.")] = "text",
+    playbook: PlaybookOption = None,
+    currency: CurrencyOption = None,
+    timezone: TimezoneOption = None,
+) -> None:
+    """Tell what the touches have brought, against the users who were held out.
+
+    Everything that compares has a 95% interval, by user. What cannot be told yet is said, with
+    how long it will take. The playbook is the one in force: its holdout, margin and prices count.
+    """
+    from worker import settings
+    from worker.report import command
+
+    given = {"playbook": playbook, "currency": currency, "timezone": timezone}
+    with plainly(), _file_errors():
+        config = settings.load(**{name: value for name, value in given.items() if value is not None})
+        command.run(paths, config, html=html, parquet=parquet, form=form, console=make_console())
+
+
 @import_app.command("online-retail")
 def import_online_retail(file: InputFile, out: OutputFile) -> None:
     """UCI Online Retail: orders and refunds by invoice, in pounds. Lines without a customer are left out."""

@@ -442,4 +442,3 @@ def _entries(db: duckdb.DuckDBPyConnection, frame: Frame) -> None:
         from candidates
         qualify row_number() over (partition by user_id, epoch, phase order by moment, opened_at) = 1
     """)  # noqa: S608
-    db.execute("drop table decisions")
