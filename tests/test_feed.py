@@ -11,9 +11,10 @@ from confluent_kafka import Consumer, TopicPartition
 from schemas.topics import SOURCE_TOPICS
 from schemas.values import rfc3339
 from worker import bootstrap, demo, feed, settings, topics
-from worker.feed import Feeder, FeedError
+from worker.feed import Feeder
 from worker.recall.days import DAY_MS, HOUR_MS, Days
 from worker.replay import Replay, by_topic, midnights
+from worker.sending import FeedError
 from worker.sources.history import HistoryRecord
 from worker.sources.source import track
 from worker.stream.partition import Partition

@@ -8,7 +8,7 @@ import json
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -27,11 +27,11 @@ from worker.console import (
 from worker.stream.exits import EXIT_REFUSED, EXIT_UNAVAILABLE, RefusedError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from worker.grants import Grant
     from worker.outputs import Form
-    from worker.replay import Chunks
+    from worker.replay import Chunks, Replay
     from worker.settings import Settings
     from worker.sources import Source
     from worker.stream.processor import Output
@@ -157,8 +157,9 @@ def print_acls(
 @app.command()
 def replay(
     files: Annotated[
-        list[Path], typer.Argument(exists=True, dir_okay=False, help="Histories, or one data set.", metavar="FILE...")
-    ],
+        list[Path] | None,
+        typer.Argument(exists=True, dir_okay=False, help="Histories, or one data set.", metavar="[FILE]..."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for what the topics would have got.")] = None,
     form: Annotated[Literal["jsonl", "parquet"], typer.Option("--format", help="Form of what is written.")] = "jsonl",
     playbook: PlaybookOption = None,
@@ -172,17 +173,75 @@ def replay(
     report: Annotated[
         Path | None, typer.Option(help="Page (Markdown) to write about what was decided.", dir_okay=False)
     ] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"],
+            help="Leave out what comes out before; the history before makes the state.",
+            metavar="DATE",
+        ),
+    ] = None,
+    *,
+    from_kafka: Annotated[
+        bool, typer.Option("--from-kafka", help="Read the topics of RECALL_BROKER instead of files.")
+    ] = False,
 ) -> None:
-    """Run the worker's own rules over a recorded history, without a broker.
+    """Run the worker's own rules over a recorded history.
 
     Histories are JSON lines or Parquet; the data sets that `recall import` knows are read as they are.
-    What is not given comes from the environment (RECALL_...). Without --live-from
+    With --from-kafka the history is what the topics hold now: they are read, and nothing is joined, committed or
+    written there. What is not given comes from the environment (RECALL_...). Without --live-from
     the shop is live from the beginning.
     """
     with plainly(), _file_errors():
-        source = _data_set(files)
+        if bool(files) == from_kafka:
+            raise ValueError("allowed is either FILE, one or several, or --from-kafka")
         given = _given(playbook, currency, timezone, partitions, live_from, salt, horizons_days)
-        _replay(_settings_of(source, given), files, source, out, form, _grants(grant), report)
+        shown = _Shown(out, form, report, None if since is None else _ms(since))
+        if from_kafka:
+            _replay_topics(given, _grants(grant), shown)
+        else:
+            source = _data_set(files or [])
+            _replay_files(_settings_of(source, given), files or [], source, _grants(grant), shown)
+
+
+@app.command()
+def backfill(
+    files: Annotated[
+        list[Path], typer.Argument(exists=True, dir_okay=False, help="Histories, or one data set.", metavar="FILE...")
+    ],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, whatever is warned of.")] = False,
+) -> None:
+    """Write a history onto topics that no worker has read yet.
+
+    All of it has to lie before RECALL_LIVE_FROM: the worker learns from it, and messages nobody about it. Nothing is
+    written where a worker has run, or where a topic holds anything.
+    """
+    from worker import backfill as filling
+    from worker import settings
+
+    console = make_console()
+    with plainly(), _file_errors():
+        source = _data_set(files)
+        own = {} if source is None else {"currency": source.currency, "timezone": source.timezone}
+        config = settings.load(**own)
+        records: filling.Records = filling.Files(files) if source is None else filling.Given(list(source.records))
+        with make_progress(console) as progress:
+            task = progress.add_task("looking through", total=records.count())
+            plan = filling.plan(config, records, lambda n: progress.advance(task, n))
+        console.print(facts(plan.facts()))
+        for warning in plan.warnings:
+            console.print(f"warning: {warning}")
+    if plan.warnings and not yes:
+        typer.confirm("Write it all the same?", abort=True)
+    with plainly(), _file_errors():
+        with make_progress(console) as progress:
+            task = progress.add_task("writing", total=plan.records)
+            done = filling.fill(config, plan, records, lambda n: progress.update(task, completed=n))
+        console.print(facts(done.facts()))
+    typer.echo("\nNext: recall worker, with the same settings; or, to see what would come of it,")
+    typer.echo(f"recall replay --from-kafka --since {plan.last[:10]} --out FOLDER")
 
 
 @app.command()
@@ -776,6 +835,11 @@ def _shortened(line: str) -> str:
     return line if len(line) <= LINE_MAX else f"{line[:LINE_MAX]}..."
 
 
+def _ms(at: datetime) -> int:
+    """Return a time in ms; one without a zone is UTC's."""
+    return round(at.replace(tzinfo=at.tzinfo or UTC).timestamp() * 1000)
+
+
 def _some(n: int, what: str) -> str:
     return f"{n or 'no'} {what}{'' if n == 1 else 's'}"
 
@@ -848,47 +912,112 @@ def _grants(texts: list[str] | None) -> list[Grant]:
     return [Grant.of(text) for text in texts or ()]
 
 
-def _replay(
-    config: Settings,
-    files: list[Path],
-    source: Source | None,
-    out: Path | None,
-    form: Form,
-    grants: list[Grant],
-    report: Path | None,
+class _Shown(NamedTuple):
+    """What of a replay is wanted: files, a page, and from when on (ms)."""
+
+    out: Path | None
+    form: Form
+    report: Path | None
+    since: int | None
+
+
+def _replay_files(
+    config: Settings, files: list[Path], source: Source | None, grants: list[Grant], shown: _Shown
 ) -> None:
-    from worker.outputs import Files
-    from worker.replay import Replay
-    from worker.stream.process import calm_gc
     from worker.tally import Tally
 
-    calm_gc()
     topics, total = _topics(files, source)
-    console, tally = make_console(), Tally()
+    tally = Tally()
+    topics["orders"] = _watched(topics.get("orders", iter(())), tally)
+
+    def through(run: Replay, _progress: Callable[[int], None]) -> int:
+        run.run(topics)
+        return total
+
+    _replay(config, tally, total, grants, shown, through, source)
+
+
+def _replay_topics(given: dict[str, object], grants: list[Grant], shown: _Shown) -> None:
+    from worker import settings
+    from worker.from_kafka import Reader, TopicsHistory, held
+    from worker.replay import Fed
+    from worker.tally import Tally
+
+    tally, config = Tally(), settings.load(**given)
+    with Reader(config) as reader:
+        there = held(reader)
+        wanted = given.get("partitions", there.partitions)
+        if wanted != there.partitions:
+            raise ValueError(f"partitions = {wanted}: allowed is {there.partitions}, as the topics have, or nothing")
+        config = settings.load(**given | {"partitions": there.partitions})
+        for warning in there.cut():
+            make_console(stderr=True).print(f"warning: {warning}")
+
+        def watch(topic: str, records: Sequence[Fed]) -> None:
+            if topic == "orders":
+                tally.customers.update(record.key for record in records if record.key)
+
+        def through(run: Replay, progress: Callable[[int], None]) -> int:
+            history = TopicsHistory(reader, there, watch=watch, progress=progress)
+            run.models.update(history.models())
+            run.follow(history)
+            return history.count
+
+        _replay(config, tally, there.records, grants, shown, through)
+
+
+def _replay(
+    config: Settings,
+    tally: Tally,
+    expected: int,
+    grants: list[Grant],
+    shown: _Shown,
+    go: Callable[[Replay, Callable[[int], None]], int],
+    source: Source | None = None,
+) -> None:
+    """Replay, with a bar for the records that are expected, and show what came of those that were there."""
+    from worker.outputs import Files
+    from worker.replay import Replay
+    from worker.since import Since
+    from worker.stream.process import calm_gc
+
+    calm_gc()
+    console, out = make_console(), shown.out
     with ExitStack() as stack:
-        written = stack.enter_context(Files(out, form)) if out else None
+        written = stack.enter_context(Files(out, shown.form)) if out else None
         progress = stack.enter_context(make_progress(console))
-        task = progress.add_task("replaying", total=total)
+        task = progress.add_task("replaying", total=expected)
+
+        def advance(n: int) -> None:
+            progress.advance(task, n)
 
         def emit(number: int, output: Output) -> None:
+            if since is not None and not since.counts(number, output):
+                tally.before(output.topic, output.value)
+                return
             tally.take(output.topic, output.value, output.headers)
             if written is not None:
                 written.take(number, output)
 
-        run = Replay(config, emit, grants=grants, progress=lambda n: progress.advance(task, n))
-        topics["orders"] = _watched(topics.get("orders", iter(())), tally)
-        run.run(topics)
+        run = Replay(config, emit, grants=grants, progress=advance)
+        since = None if shown.since is None else Since(shown.since, lambda number: run.partitions[number].clock)
+        total = go(run, advance)
     if source is not None:
         console.print(accounting(source))
     console.print(facts([("records", f"{total:,} in {config.partitions} partitions")]))
+    if since is not None:
+        told = "what came out before is left out; customers, tiers and ignored are of the whole history"
+        console.print(facts([("since", f"{since.text}: {told}")]))
     if run.products.counts["taken"] or run.products.counts["refused"]:
         console.print(facts([("catalogue", numbers(run.products.counts, f"{len(run.products.catalog):,} products: "))]))
     console.print(outcome(tally, run.counts))
-    if report is not None:
+    if shown.report is not None:
         from worker.policy_report import page
 
-        report.write_text(page(tally, config, run.partitions[0].shared.playbook, total, grants), encoding="utf-8")
-        console.print(facts([("report", str(report))]))
+        in_force = run.partitions[0].shared.playbook
+        text = page(tally, config, in_force, total, grants, None if since is None else since.text)
+        shown.report.write_text(text, encoding="utf-8")
+        console.print(facts([("report", str(shown.report))]))
     if written is not None:
         console.print(facts([("written to", str(out)), ("", ", ".join(path.name for path in written.written))]))
 

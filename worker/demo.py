@@ -25,10 +25,11 @@ from schemas.values import rfc3339
 from worker import simulate, topics
 from worker.console import accounting, command_lines, facts, make_console, make_progress, numbers, outcome, under
 from worker.embedded import EmbeddedBroker
-from worker.feed import Feeder, FeedError
+from worker.feed import Feeder
 from worker.grants import Grant
 from worker.recall.days import Days
 from worker.replay import midnights
+from worker.sending import FeedError
 from worker.settings import load
 from worker.sources import Accounting, Source, open_source
 from worker.sources.history import HistoryRecord

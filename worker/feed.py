@@ -8,37 +8,26 @@ writes the same ticks.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Final, Self
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from schemas.topics import CONTROL, SOURCE_TOPICS
-from worker.partitioner import Partitioner
+from schemas.topics import SOURCE_TOPICS
 from worker.recall.days import Days
-from worker.replay import midnights, tick
+from worker.replay import midnights
+from worker.sending import TIMEOUT_S, FeedError, Place, Sender
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from confluent_kafka import KafkaError, Message
+    from collections.abc import Callable, Iterable, Mapping
 
     from worker.settings import Settings
     from worker.sources.history import HistoryRecord
 
-Place = tuple[str, int]
-"""Topic and partition."""
-
 WINDOW_BYTES: Final = 1024 * 1024
 """Two windows may be under way; the embedded broker keeps five of them in a partition."""
 WINDOW_RECORDS: Final = 10_000
-_TIMEOUT_S: Final = 30.0
 _LOOK_AGAIN_S: Final = 0.004
 _PLACES_NAMED: Final = 4
-
-
-class FeedError(RuntimeError):
-    """The history did not get through whole; the message says what was waited for, or lost."""
 
 
 class Feeder:
@@ -58,31 +47,29 @@ class Feeder:
         check: Callable[[], None] = lambda: None,
         stall_s: float = 60.0,
     ) -> None:
-        self.sent: Counter[Place] = Counter()
-        """Records by topic and partition, ticks among them."""
-        self._partitions = settings.partitions
         self._days = Days(settings.timezone)
         self._ticks = ticks
         self._progress = progress
         self._check = check
         self._stall_s = stall_s
-        self._partitioner = Partitioner(settings.partitions)
         self._group = settings.app_id
-        client = settings.connection().librdkafka()
-        self._producer = Producer({**client, "enable.idempotence": True, "linger.ms": 2})
+        self._sender = Sender(settings, keeps_times=True)
         # A consumer that never subscribes is no member of the group.
+        client = settings.connection().librdkafka()
         self._reader = Consumer({**client, "group.id": self._group, "enable.auto.commit": False})
-        self._ends: dict[Place, int] = {}
-        """The offset after the last record that the broker took."""
         self._committed: dict[Place, int] = {}
-        self._failure: str | None = None
-        self._count = self._latest = self._newest = 0
+        self._count = self._latest = 0
+
+    @property
+    def sent(self) -> Mapping[Place, int]:
+        """Records by topic and partition, ticks among them."""
+        return self._sender.sent
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._producer.purge()
+        self._sender.close()
         self._reader.close()
 
     def run(self, records: Iterable[HistoryRecord]) -> None:
@@ -114,77 +101,30 @@ class Feeder:
             size += len(record.key) + len(record.value)
             count += 1
             if size >= WINDOW_BYTES or count >= WINDOW_RECORDS:
-                self._flush()
+                self._sender.flush()
                 self._wait(before)
                 self._find_lost()
-                before = dict(self._ends)
+                before = dict(self._sender.ends)
                 size = count = 0
         if ahead is not None:
             self._close_day(midnight)
         self._await_all()
         self._find_lost()
 
-    # -- sending -------------------------------------------------------------------------------------------------------
-
     def _send(self, record: HistoryRecord) -> None:
-        topic, key, at, value = record
         self._count += 1
-        if topic not in SOURCE_TOPICS:
-            self._produce(topic, 0, key, value, at)
-        elif topic != CONTROL:
-            self._produce(topic, self._partitioner.of(key), key, value, at)
-        else:
-            for partition in (int(key),) if key else range(self._partitions):
-                self._produce(topic, partition, None, value, at)
-
-    def _produce(self, topic: str, partition: int, key: bytes | None, value: bytes, at: int) -> None:
-        self._newest = max(self._newest, at)
-        while True:
-            try:
-                self._producer.produce(
-                    topic, value, key or None, partition=partition, timestamp=at, on_delivery=self._delivered
-                )
-            except BufferError:
-                self._producer.poll(0.1)
-            else:
-                break
-        self.sent[topic, partition] += 1
-        self._producer.poll(0)
-
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        topic, partition, offset = message.topic(), message.partition(), message.offset()
-        if error is not None:
-            self._failure = f"{topic}[{partition}]: a record was not taken: {error.str()}"
-            return
-        if message.timestamp()[1] > self._newest:
-            self._failure = (
-                f"topic {topic}: the broker puts its own time on records; allowed for a recorded history is "
-                "message.timestamp.type=CreateTime (RECALL_CLOCK=recorded recall topics create)"
-            )
-            return
-        assert topic is not None  # a record that was taken has a place
-        assert partition is not None
-        assert offset is not None
-        self._ends[topic, partition] = offset + 1
-
-    def _flush(self) -> None:
-        left = self._producer.flush(_TIMEOUT_S)
-        if self._failure is None and left:
-            self._failure = f"the broker did not take {left} records within {_TIMEOUT_S:.0f} s"
-        if self._failure is not None:
-            raise FeedError(self._failure)
+        self._sender.send(record)
 
     # -- waiting -------------------------------------------------------------------------------------------------------
 
     def _close_day(self, midnight: int) -> None:
         """Wait until the day's records are committed, then say that it is over."""
         self._await_all()
-        for partition in range(self._partitions):
-            self._produce(CONTROL, partition, None, tick(midnight), midnight)
+        self._sender.tick(midnight)
 
     def _await_all(self) -> None:
-        self._flush()
-        self._wait(self._ends)
+        self._sender.flush()
+        self._wait(self._sender.ends)
 
     def _wait(self, wanted: dict[Place, int]) -> None:
         """Wait until the group has committed up to the wanted offsets."""
@@ -212,7 +152,7 @@ class Feeder:
 
     def _look(self, places: Iterable[Place]) -> None:
         try:
-            found = self._reader.committed([TopicPartition(*place) for place in places], timeout=_TIMEOUT_S)
+            found = self._reader.committed([TopicPartition(*place) for place in places], timeout=TIMEOUT_S)
         except KafkaException as error:
             raise FeedError(f"offsets of group {self._group}: {error.args[0].str()}") from error
         self._committed |= {(one.topic, one.partition): max(0, one.offset) for one in found}
@@ -230,10 +170,10 @@ class Feeder:
 
     def _find_lost(self) -> None:
         """See that the broker still holds whatever the worker had not committed when it was last asked."""
-        for place in self._ends:
+        for place in self._sender.ends:
             if place[0] not in SOURCE_TOPICS:
                 continue
-            low, _ = self._reader.get_watermark_offsets(TopicPartition(*place), timeout=_TIMEOUT_S)
+            low, _ = self._reader.get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT_S)
             read = self._committed.get(place, 0)
             if low > read:
                 topic, partition = place

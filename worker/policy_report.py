@@ -19,9 +19,13 @@ CHANNELS: Final = get_args(Channel)
 POTENTIALS: Final = ("", *get_args(Level))
 
 
-def page(tally: Tally, settings: Settings, playbook: str, records: int, grants: Sequence[Grant]) -> str:
-    """Return the page; the same for the same replay, whatever machine it ran on."""
-    return "\n".join([*_head(tally, settings, playbook, records, grants), *_commands(tally), *_others(tally)]) + "\n"
+def page(
+    tally: Tally, settings: Settings, playbook: str, records: int, grants: Sequence[Grant], since: str | None = None
+) -> str:
+    """Return the page; the same for the same replay, whatever machine it ran on. What came before `since` is not in."""
+    head = _head(tally, settings, playbook, records, grants)
+    told = [] if since is None else [f"Of what came out from {since} on.", ""]
+    return "\n".join([*head, *told, *_commands(tally), *_others(tally)]) + "\n"
 
 
 def _head(tally: Tally, settings: Settings, playbook: str, records: int, grants: Sequence[Grant]) -> Iterator[str]:

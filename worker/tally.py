@@ -83,6 +83,12 @@ class Tally:
         counts["new"] += max(0, len(self.customers) - len(self._tiers))
         return {tier: counts[tier] for tier in TIERS}
 
+    def before(self, topic: str, value: bytes) -> None:
+        """Take an output from before the time that is counted: it says where customers stand, no more."""
+        if topic == "tier-changes":
+            change = orjson.loads(value)
+            self._tiers[change["user_id"]] = change["to_tier"]
+
     def take(self, topic: str, value: bytes, headers: Iterable[tuple[str, bytes]] = ()) -> dict[str, Any] | None:
         """Count an output; return what it says if it is a command that was not seen before."""
         if topic == "recall":
