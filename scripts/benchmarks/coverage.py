@@ -31,17 +31,20 @@ AIM_OF_200 = (182, 197)
 
 def add_arguments(parser):
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--users", type=int, default=300)
-    parser.add_argument("--days", type=int, default=210)
+    parser.add_argument("--users", type=int, default=500)
+    parser.add_argument("--days", type=int, default=240)
+    parser.add_argument("--strength", type=float, default=1.0, help="factor on extra visits, and on orders of them")
     parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=1)
 
 
 def run(arguments):
-    of = [(arguments.users, arguments.days, arguments.first_seed + n) for n in range(arguments.runs)]
+    of = [
+        (arguments.users, arguments.days, arguments.first_seed + n, arguments.strength) for n in range(arguments.runs)
+    ]
     with multiprocessing.Pool(arguments.jobs, maxtasksperchild=8) as pool:
         found = list(pool.imap(measured, of))
-    told = {"runs": len(found), "users": arguments.users, "days": arguments.days, "aim_of_200": AIM_OF_200}
+    told = {"runs": len(found), "users": arguments.users, "days": arguments.days, "strength": arguments.strength, "aim_of_200": AIM_OF_200}
     for name in MEASURES:
         told[name] = {
             "covered": sum(one[name]["low"] <= one[name]["truth"] <= one[name]["high"] for one in found),
@@ -65,8 +68,10 @@ def mean(numbers):
 
 def measured(given):
     """Run a closed loop and report on it."""
-    users, days, seed = given
+    users, days, seed, strength = given
     shop, without = (Shop(users=users, days=days, seed=seed, family=family_of(seed)) for _ in range(2))
+    visit, order = strength * shop.effects.visit, strength * shop.effects.order
+    shop.effects = shop.effects._replace(visit=visit, order=order)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         playbook = folder / "playbook.toml"
