@@ -247,13 +247,14 @@ def backfill(
 @app.command()
 def report(
     paths: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             exists=True,
             help="Folders that `recall replay --out` wrote, and the histories with orders and feedback.",
-            metavar="PATH...",
+            metavar="[PATH]...",
+            show_default=False,
         ),
-    ],
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Page to write.", dir_okay=False)] = None,
     parquet: Annotated[
         Path | None, typer.Option(help="Folder for decisions, touches and outcomes, for analysts.", file_okay=False)
@@ -262,6 +263,10 @@ def report(
     playbook: PlaybookOption = None,
     currency: CurrencyOption = None,
     timezone: TimezoneOption = None,
+    *,
+    from_kafka: Annotated[
+        bool, typer.Option("--from-kafka", help="Read the topics of RECALL_BROKER instead of files.")
+    ] = False,
 ) -> None:
     """Tell what the touches have brought, against the users who were held out.
 
@@ -273,8 +278,10 @@ def report(
 
     given = {"playbook": playbook, "currency": currency, "timezone": timezone}
     with plainly(), _file_errors():
+        if bool(paths) == from_kafka:
+            raise ValueError("allowed is either PATH, one or several, or --from-kafka")
         config = settings.load(**{name: value for name, value in given.items() if value is not None})
-        command.run(paths, config, html=html, parquet=parquet, form=form, console=make_console())
+        command.run(paths or [], config, html=html, parquet=parquet, form=form, console=make_console())
 
 
 @import_app.command("online-retail")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import orjson
@@ -17,12 +20,12 @@ from worker.report.shown import show
 from worker.report.telling import told
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
     from types import ModuleType
 
     from rich.console import Console
 
+    from worker.report.inputs import Inputs
     from worker.settings import Settings
 
 Form = Literal["text", "json"]
@@ -37,13 +40,13 @@ def run(
     form: Form,
     console: Console,
 ) -> None:
-    """Read files and tell; with `html` write the page, with `parquet` the tables."""
+    """Read files, or topics where there are none, and tell; with `html` write the page, with `parquet` the tables."""
     page = None if html is None else _page()
     book = read_playbook(settings.playbook)
     frame = Frame(settings.timezone, book.holdout.epoch_days, book.value.margin_rate)
     about = {"currency": settings.currency, "timezone": settings.timezone, "held_out": book.holdout.share}
     written = []
-    with loaded(find(paths), frame) as db:
+    with _inputs(paths, settings) as found, loaded(found, frame) as db:
         report = figures.report(db, sms_price=float(book.channels.cost["sms"]), about=about)
         if parquet is not None:
             written += export.write(db, parquet)
@@ -57,6 +60,19 @@ def run(
     if written:
         console.print("")
         console.print(facts([("written", "\n".join(map(str, written)))]))
+
+
+@contextmanager
+def _inputs(paths: Sequence[Path], settings: Settings) -> Iterator[Inputs]:
+    """Give the files; those of a cluster's topics are there as long as they are needed."""
+    if paths:
+        yield find(paths)
+        return
+    from worker.from_kafka import Reader  # noqa: PLC0415 - files need no client
+    from worker.report.topics import fetch  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory(prefix="recall-report-") as folder, Reader(settings) as reader:
+        yield fetch(reader, Path(folder))
 
 
 def _page() -> ModuleType:

@@ -55,7 +55,9 @@ _NUMBERS: Final = (
     "hidden",
 )
 _FLAGS: Final = ("treated", "returned", "returned_soon", "fell_silent", "opted_out", "whole", "month_known", "core")
-_BY: Final = {"play": "play", "tier": "tier when first eligible", "potential": "potential of the silent", "trigger": "opening"}
+GROUPS: Final = ("play", "tier", "potential", "trigger")
+"""What units are grouped by: all of it was settled before anything was sent."""
+ALL: Final = "all"
 
 
 class Measure(NamedTuple):
@@ -220,9 +222,10 @@ class Plan(NamedTuple):
 
 
 class Open(NamedTuple):
-    """Something that cannot be told yet."""
+    """Something that cannot be told yet: a measure of all users, or whether more of a group order."""
 
-    what: str
+    by: str
+    value: str
     users: int
     control_users: int
     least: float | None
@@ -412,7 +415,7 @@ def _silent(live: Sample, weeks: float) -> Silent:
 
 def _cells(live: Sample) -> list[Cell]:
     found = []
-    for by in _BY:
+    for by in GROUPS:
         words = live.words(by)
         for value in sorted(set(words.tolist()) - {""}):
             some = live.of(words == value)
@@ -474,18 +477,19 @@ def _variance(some: Sample, y: Floats) -> float:
 
 def _open(headline: dict[str, Measure], cells: Sequence[Cell], weeks: float) -> list[Open]:
     """Return what cannot be told yet; of the cells, whether more users return."""
-    named = [("all users: " + name, measure) for name, measure in headline.items() if name != "net"]
-    named += [(f"{cell.by} {cell.value}: returned", cell.returned) for cell in cells]
+    named = [(ALL, name, measure) for name, measure in headline.items() if name != "net"]
+    named += [(cell.by, cell.value, cell.returned) for cell in cells]
     found = []
-    for what, measure in named:
+    for by, value, measure in named:
         effect = measure.effect
         if effect is None:
-            found.append(Open(what, measure.treated_users, measure.control_users, None, None))
+            found.append(Open(by, value, measure.treated_users, measure.control_users, None, None))
         elif not effect.shown and effect.control > 0:
             more = longer(effect, LIFT * effect.control)
             found.append(
                 Open(
-                    what,
+                    by,
+                    value,
                     measure.treated_users,
                     measure.control_users,
                     effect.least / effect.control,
@@ -596,4 +600,4 @@ def too_few() -> str:
     return f"fewer than {USERS_MIN} users, or {EVENTS_MIN} of whom there is something to count, in an arm"
 
 
-__all__ = ["AGAIN_DAYS", "Report", "report", "share_interval", "too_few"]
+__all__ = ["AGAIN_DAYS", "ALL", "Report", "report", "share_interval", "too_few"]

@@ -9,10 +9,11 @@ import altair as alt
 
 from schemas.values import rfc3339
 from worker import page
-from worker.report.figures import LIFT, share_interval, too_few
+from worker.report.figures import ALL, LIFT, share_interval, too_few
 from worker.report.telling import (
     SCALES,
     TOTALS,
+    north_star,
     number,
     roi_text,
     row,
@@ -27,10 +28,11 @@ from worker.report.telling import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from worker.report.figures import Cell, Measure, Month, Report
+    from worker.report.figures import Cell, Measure, Month, Open, Report
 
 _WIDTH: Final = 420
 _HEIGHT: Final = 230
+_COLUMNS_NARROW: Final = 6
 _CORE_MIN: Final = 30
 """Months with fewer core users are not drawn: their share jumps."""
 _NAMES: Final = {"play": "play", "tier": "tier", "potential": "potential of the silent", "trigger": "opening"}
@@ -81,7 +83,7 @@ def _lead(report: Report) -> str:
         )
     )
     return (
-        f'<p class="lead"><b>{escape(verdict(report))}</b></p>'
+        f'<p class="lead"><b>{escape(north_star(report))}</b></p><p class="lead"><b>{escape(verdict(report))}</b></p>'
         f'<p class="soft">{rfc3339(about["from"])[:10]} to {rfc3339(about["until"])[:10]}, amounts in '
         f"{about['currency']}. {about['treated_users']:,} users were treated as the playbook has it, "
         f"{about['control_users']:,} were held out at random and got nothing. Both are counted from the first time that "
@@ -115,10 +117,10 @@ def _star(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
         '<div class="charts">'
         + _figure(
             "star-chart",
-            "<b>Share of core users who ordered within the month.</b> Shaded: 95% of all. Treated and held out: core "
-            "users whose arm was drawn before the month began, where there are at least 30.",
+            "<b>Share of core users who ordered within the month.</b> Shaded: 95% of all. Treated and held out: those to "
+            "whom a touch was possible before the month began, so users who had begun to drift; where there are 30.",
         )
-        + f"</div>{_star_table(months)}</section>"
+        + f"{_star_table(months)}</div></section>"
     )
 
 
@@ -168,8 +170,8 @@ def _added(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
         charts["added-chart"] = page.themed(_relative(known))
         figure = _figure(
             "added-chart",
-            "<b>Change by being touched, as a share of what the held out did.</b> The bar is the 95% interval: where it "
-            "crosses the line, nothing can be told yet.",
+            "<b>Change by being touched, as a share of what the held out did.</b> The bar is the 95% interval: grey where "
+            "it crosses the line of no change, and nothing can be told yet; else green for more, red for less.",
         )
     rows = []
     for measure in measures:
@@ -262,7 +264,7 @@ def _churn(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
         charts["churn-chart"] = page.themed(_lines(values, {"all": page.BLUE}, "share fallen silent", band="all"))
         figure = _figure("churn-chart", "<b>Customers who fell silent within the month</b>, of those who were not silent.")
     told = _table(["", "treated", "held out", "effect", "verdict"], [_plain_row(report.churn, currency)])
-    return f"{_section('churn', 'Monthly churn')}{told}<div class=\"charts\">{figure}</div></section>"
+    return f"{_section('churn', 'Monthly churn')}<div class=\"charts\">{figure}{told}</div></section>"
 
 
 # -- money -------------------------------------------------------------------------------------------------------------
@@ -298,9 +300,8 @@ def _money(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
         "<p>Costs are as feedback told them, else as expected. What an incentive gives away is missing from revenue and "
         "margin already and is not taken off them twice. An SMS to all: one in the place of each episode's first touch. "
         "The interval of ROI and of a save is that of the effect; costs are taken as known.</p>"
-        f"{_table(['kind', 'of', currency, ''], rows, texts=2)}"
-        f"{_table(['', ''], facts, texts=1)}"
-        f'<div class="charts">{figure}</div></section>'
+        f"{_table(['', ''], facts)}"
+        f'<div class="charts">{figure}{_table(["kind", "of", currency, ""], rows, texts=2)}</div></section>'
     )
 
 
@@ -449,20 +450,30 @@ def _open(report: Report) -> str:
         return f"{head}<p>Every measure has an interval that leaves out 0.</p></section>"
     rows = [
         [
-            escape(one.what),
+            escape(_what(one)),
             f"{one.users:,}",
             f"{one.control_users:,}",
             "-" if one.least is None else share(one.least),
-            "too few" if one.weeks is None else span(one.weeks),
+            span(one.weeks),
         ]
         for one in report.open
+        if one.weeks is not None
     ]
+    few = ", ".join(escape(_what(one)) for one in report.open if one.weeks is None)
     return (
         f"{head}<p>With the users held out so far, changes smaller than these would be missed more often than once in "
         f"five times. The time is until a change of {share(LIFT)} of the held out's mean is seen, from now on and at the "
-        f"present rate. Too few: {too_few()}.</p>"
-        f"{_table(['', 'treated', 'held out', 'smallest change seen', f'until {share(LIFT)} is seen'], rows)}</section>"
+        "present rate.</p>"
+        f"{_table(['', 'treated', 'held out', 'smallest change seen', f'until {share(LIFT)} is seen'], rows)}"
+        + (f"<p>Too few users to say anything of ({too_few()}): {few}.</p>" if few else "")
+        + "</section>"
     )
+
+
+def _what(one: Open) -> str:
+    """Say what cannot be told."""
+    name = _NAMES.get(one.by, one.by)
+    return f"{name}: {one.value}" if one.by != ALL else SCALES[one.value].label
 
 
 def _plan(report: Report) -> str:
@@ -570,7 +581,7 @@ def _forest(values: Sequence[dict[str, Any]], title: str, format_: str) -> alt.L
     colour = alt.Color(
         "verdict:N",
         scale=alt.Scale(domain=there, range=[_COLOURS[name] for name in there]),
-        legend=alt.Legend(orient="top", title=None),
+        legend=None,  # the captions say it
     )
     axis = alt.Axis(format=format_, tickCount=6)
     base = alt.Chart(data, width=_WIDTH - 120, height={"step": 26})
@@ -690,4 +701,5 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) 
         return "".join(f'<{tag}{" class=text" if i < texts else ""}>{cell}</{tag}>' for i, cell in enumerate(row_))
 
     body = "".join(f"<tr>{cells('td', one)}</tr>" for one in rows)
-    return f'<div class="wide"><table><tr>{cells("th", list(names))}</tr>{body}</table></div>'
+    narrow = "" if len(names) > _COLUMNS_NARROW else ' class="narrow"'
+    return f'<div class="wide"><table{narrow}><tr>{cells("th", list(names))}</tr>{body}</table></div>'

@@ -8,8 +8,10 @@ from rich.table import Table
 
 from schemas.values import rfc3339
 from worker.console import facts
-from worker.report.figures import LIFT, share_interval
+from worker.report.figures import ALL, LIFT
 from worker.report.telling import (
+    SCALES,
+    north_star,
     number,
     roi_text,
     row,
@@ -24,7 +26,7 @@ from worker.report.telling import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from worker.report.figures import Report
+    from worker.report.figures import Open, Report
 
 _OPEN_ROWS = 8
 
@@ -46,16 +48,16 @@ def show(report: Report, console: Console) -> None:
     if report.open:
         console.print("")
         console.print(f"Cannot be told yet (a change of {share(LIFT)} of the held out's, at the present rate):")
-        rows = [(share(one.least) if one.least is not None else "-", one) for one in report.open[:_OPEN_ROWS]]
+        told = [one for one in report.open if one.weeks is not None]
         console.print(
             facts(
-                (one.what, f"needs {span(one.weeks)}; now only {least} would be seen" if one.weeks is not None
-                 else f"too few: {one.users:,} users, {one.control_users:,} held out")
-                for least, one in rows
+                (_what(one), f"{span(one.weeks)}; now only {share(one.least or 0)} would be seen")
+                for one in told[:_OPEN_ROWS]
             )
         )
-        if len(report.open) > _OPEN_ROWS:
-            console.print(f"and {len(report.open) - _OPEN_ROWS} more: see --html or --format json")
+        few = len(report.open) - len(told)
+        more = len(told) - len(told[:_OPEN_ROWS])
+        console.print(f"too few users to say anything of {few} groups; {more} more: see --html or --format json")
     if report.plan is not None:
         console.print("")
         console.print(_plan(report))
@@ -69,13 +71,7 @@ def show(report: Report, console: Console) -> None:
 def _head(report: Report) -> list[tuple[str, str]]:
     about = report.about
     rows = [("from", f"{rfc3339(about['from'])[:10]} to {rfc3339(about['until'])[:10]}")]
-    last = next((month for month in reversed(report.months) if month.whole and month.core), None)
-    if last is not None:
-        found = share_interval(last.again, last.core)
-        assert found is not None  # there are core users
-        value, low, high = found
-        told = f"{share(value)} of {last.core:,} core users ordered in {last.month} ({share(low)} to {share(high)})"
-        rows.append(("north star", told))
+    rows.append(("north star", north_star(report)))
     if report.north_star.effect is not None:
         effect = report.north_star.effect.times(100)
         rows.append(
@@ -143,16 +139,19 @@ def _cells(report: Report) -> Table | None:
     return table
 
 
+def _what(one: Open) -> str:
+    return SCALES[one.value].label if one.by == ALL else f"{one.by} {one.value}"
+
+
 def _plan(report: Report) -> Table:
     plan = report.plan
     assert plan is not None  # the caller has seen it
-    told = [need for need in plan.needs if need.measure == "returned"]
-    rows = [
-        (
-            f"{share(need.lift)} more",
-            f"{need.units:,} users in both arms, {share(need.held_out)} held out: {span(need.weeks)}",
-        )
-        for need in told
-    ]
-    title = f"{plan.units_a_week:,.1f} users a week enter ({plan.phase})"
-    return facts([("sample size", f"to see that more users order again, power 80%; {title}"), *rows])
+    shares = sorted({need.held_out for need in plan.needs})
+    rows = []
+    for lift in sorted({need.lift for need in plan.needs}):
+        found = [need for need in plan.needs if (need.measure, need.lift) == ("returned", lift)]
+        told = [f"{need.units:,} ({span(need.weeks)})" for need in sorted(found, key=lambda need: need.held_out)]
+        rows.append((f"{share(lift)} more", ", ".join(told)))
+    held_out = " or ".join(map(share, shares))
+    title = f"users of both arms, with {held_out} held out, that show with power 80% that more order; "
+    return facts([("sample size", f"{title}{plan.units_a_week:,.1f} a week enter ({plan.phase})"), *rows])

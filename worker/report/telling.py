@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from schemas.values import rfc3339
-from worker.report.figures import LIFT, too_few
+from worker.report.figures import LIFT, share_interval, too_few
 
 if TYPE_CHECKING:
     from worker.report.estimates import Effect
@@ -83,6 +83,17 @@ def row(measure: Measure, currency: str) -> Row:
     )
 
 
+def north_star(report: Report) -> str:
+    """Say how many core users order again, in the latest whole month."""
+    last = next((month for month in reversed(report.months) if month.whole and month.core), None)
+    if last is None:
+        return "No core users yet: nobody was of the tier high before a whole month."
+    found = share_interval(last.again, last.core)
+    assert found is not None  # there are core users
+    value, low, high = found
+    return f"{share(value)} of {last.core:,} core users ordered within {last.month} ({share(low)} to {share(high)})."
+
+
 def verdict(report: Report) -> str:
     """Say in a sentence what the holdout tells, the most honest way round."""
     net, orders, currency = report.headline["net"], report.headline["orders"], report.about["currency"]
@@ -131,10 +142,11 @@ def interval(effect: Effect) -> str:
 def share(value: float) -> str:
     """Return a share as a percentage.
 
-    >>> share(0.12345), share(1.5), share(0.00123)
-    ('12.3%', '150%', '0.12%')
+    >>> share(0.12345), share(0.1), share(1.5), share(0.00123)
+    ('12.3%', '10%', '150%', '0.12%')
     """
-    return f"{number(100 * value)}%"
+    text = number(100 * value)
+    return f"{text.rstrip('0').rstrip('.') if '.' in text else text}%"
 
 
 def span(weeks: float | None) -> str:
