@@ -1,7 +1,8 @@
-"""How often the report's interval holds the truth: small closed loops, half of the users held out. JSON on standard output.
+"""How often the report's interval holds the truth, in small closed loops. JSON on standard output.
 
-Each run is a simulated shop under the default playbook; the truth is the same shop without any touch. Over 200 runs a 95%
-interval should hold it in 182 to 197. Beside it the error of the naive figure, before and after.
+Each run is a simulated shop under the default playbook, half of the users held out; the truth is the same shop without
+any touch. Over 200 runs a 95% interval should hold it in 182 to 197. Beside it the error of the naive figure, before and
+after.
 """
 
 import json
@@ -44,7 +45,13 @@ def run(arguments):
     ]
     with multiprocessing.Pool(arguments.jobs, maxtasksperchild=8) as pool:
         found = list(pool.imap(measured, of))
-    told = {"runs": len(found), "users": arguments.users, "days": arguments.days, "strength": arguments.strength, "aim_of_200": AIM_OF_200}
+    told = {
+        "runs": len(found),
+        "users": arguments.users,
+        "days": arguments.days,
+        "strength": arguments.strength,
+        "aim_of_200": AIM_OF_200,
+    }
     for name in MEASURES:
         told[name] = {
             "covered": sum(one[name]["low"] <= one[name]["truth"] <= one[name]["high"] for one in found),
@@ -72,8 +79,8 @@ def measured(given):
     shop, without = (Shop(users=users, days=days, seed=seed, family=family_of(seed)) for _ in range(2))
     visit, order = strength * shop.effects.visit, strength * shop.effects.order
     shop.effects = shop.effects._replace(visit=visit, order=order)
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         playbook = folder / "playbook.toml"
         told = DEFAULT_PLAYBOOK.read_text()
         playbook.write_text(
@@ -119,4 +126,3 @@ def compared(report, truth):
 def family_of(seed):
     """Take the families that are not kept for judging in turn."""
     return FAMILIES.development[seed % len(FAMILIES.development)]
-

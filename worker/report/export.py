@@ -25,8 +25,8 @@ TABLES: Final = {
                arm, propensity, choice_propensity, segment, potential, command_id, shadow_play, shadow_outcome
         from decisions order by decided_at, user_id""",
     "touches": """
-        select command_id, episode_id, user_id, make_timestamp(moment * 1000) as sent_at, step, trigger, potential, tier,
-               core, play, kind, incentive as incentive_form, channel, rung,
+        select command_id, episode_id, user_id, make_timestamp(moment * 1000) as sent_at, step, trigger, potential,
+               tier, core, play, kind, incentive as incentive_form, channel, rung,
                make_timestamp(delivered_at * 1000) as delivered_at,
                make_timestamp(responded_at * 1000) as responded_at,
                make_timestamp(unsubscribed_at * 1000) as unsubscribed_at, bounced, failed,

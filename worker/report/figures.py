@@ -315,7 +315,9 @@ class Sample:
     @property
     def cost(self) -> Floats:
         """Return the cost in full."""
-        return sum((self.number(kind) for kind in ("contact", "incentive", "opportunity", "hidden")), np.zeros(len(self)))
+        return sum(
+            (self.number(kind) for kind in ("contact", "incentive", "opportunity", "hidden")), np.zeros(len(self))
+        )
 
     @property
     def before(self) -> list[Floats]:
@@ -329,7 +331,7 @@ class Sample:
         units = self.units
         treated, control = units.users(treated=True), units.users(treated=False)
         if not enough(units, y):
-            return Measure(name, None, None, None, False, treated, control, int(units.treated.sum()))  # noqa: FBT003
+            return Measure(name, None, None, None, False, treated, control, int(units.treated.sum()))
         plain, by_cuped = difference(units, y), adjusted(units, y, self.before)
         cuped = by_cuped.error < plain.error
         effect = by_cuped if cuped else plain
@@ -400,7 +402,7 @@ def _later(live: Sample) -> dict[str, Measure]:
     if enough(units, whole.number("orders")):
         aov = ratio(units, whole.number("revenue"), whole.number("orders"))
     sizes = (units.users(treated=True), units.users(treated=False), int(units.treated.sum()))
-    found["aov"] = Measure("aov", aov, None, aov, False, *sizes)  # noqa: FBT003
+    found["aov"] = Measure("aov", aov, None, aov, False, *sizes)
     found["ltv"] = live.measure("ltv", live.number("ltv_after") - live.number("ltv_before"))
     return found
 
@@ -472,7 +474,7 @@ def _variance(some: Sample, y: Floats) -> float:
     scale = np.maximum(np.abs(x).max(axis=0), 1e-12)
     solved, *_ = np.linalg.lstsq(x / scale, y, rcond=None)
     rest = y - x / scale @ solved
-    return float(rest @ rest) / max(len(y) - x.shape[1], 1)
+    return float(np.sum(rest**2)) / max(len(y) - x.shape[1], 1)
 
 
 def _open(headline: dict[str, Measure], cells: Sequence[Cell], weeks: float) -> list[Open]:

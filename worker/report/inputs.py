@@ -60,7 +60,7 @@ def find(paths: Iterable[Path]) -> Inputs:
 
 def typed(files: Iterable[Path], shape: Shape) -> str:
     """Return SQL for the values of outputs' files, a column a field; an empty table where there are none."""
-    parts = [f"select unnest(value) from ({_values(file, shape)})" for file in files]
+    parts = [f"select unnest(value) from ({_values(file, shape)})" for file in files]  # noqa: S608 - no user text
     if not parts:
         parts = [f"select unnest(null::{_struct(shape)}) where false"]
     return "\nunion all by name\n".join(parts)
@@ -75,7 +75,7 @@ def _values(file: Path, shape: Shape) -> str:
 
 
 def events(db: duckdb.DuckDBPyConnection, files: Iterable[Path]) -> str:
-    """Return SQL for (topic, key, value) of the topics of histories that a report reads; values that are no JSON left out."""
+    """Return SQL for (topic, key, value) of the topics that a report reads; a value that is no JSON is null."""
     topics = ", ".join(map(quoted, EVENTS))
     parts = []
     for file in files:
@@ -93,9 +93,7 @@ def quoted(text: str) -> str:
 
 
 def _struct(shape: Shape) -> str:
-    fields = (
-        f'"{name}" {_struct(kind) if isinstance(kind, dict) else kind}' for name, kind in shape.items()
-    )
+    fields = (f'"{name}" {_struct(kind) if isinstance(kind, dict) else kind}' for name, kind in shape.items())
     return f"struct({', '.join(fields)})"
 
 

@@ -50,7 +50,7 @@ BEFORE_CHOICE: Final = (
     "no feedback",
     "episode open",
 )
-"""Refusals of guards before the choice: whoever is refused so is in neither arm. They hang on facts before any touch."""
+"""Refusals of guards before the choice: who is refused so is in neither arm. They hang on facts before any touch."""
 NOTHING_LEAVES: Final = ("stale", "stopped", "dry run")
 """Reasons for which no touch of anybody's leaves at the time."""
 BEFORE_LAUNCH: Final = "before launch"
@@ -150,10 +150,7 @@ def _day_of(timezone: str) -> str:
 
 def _midnight(timezone: str) -> str:
     """Return SQL for when a day of the shop begins, ms."""
-    return (
-        "epoch_ms((date '1970-01-01' + to_days(day::integer))::timestamp "
-        f"at time zone {quoted(timezone)})"
-    )
+    return f"epoch_ms((date '1970-01-01' + to_days(day::integer))::timestamp at time zone {quoted(timezone)})"
 
 
 # -- records -----------------------------------------------------------------------------------------------------------
@@ -256,8 +253,8 @@ def _catalogue(db: duckdb.DuckDBPyConnection) -> None:
     """Make `goods`: what the goods of an order cost the shop, where the catalogue knows it of all of them."""
     db.execute("""
         create temp table known as
-        select product, effective_at, last_value(price ignore nulls) over told - last_value(margin ignore nulls) over told
-               as cost
+        select product, effective_at,
+               last_value(price ignore nulls) over told - last_value(margin ignore nulls) over told as cost
         from (select value->>'$.product_id' as product, ms_of(value->>'$.effective_at') as effective_at,
                      (value->>'$.price')::double as price, (value->>'$.margin')::double as margin
               from events where topic = 'catalog' and value->>'$.product_id' is not null)
@@ -284,12 +281,13 @@ def _catalogue(db: duckdb.DuckDBPyConnection) -> None:
 
 def _span(db: duckdb.DuckDBPyConnection) -> None:
     """Make `span`: from the first order to the last whole day that all is known of."""
-    db.execute("""
+    db.execute(f"""
         create table span as
         select (select min(moment) from money) as first, midnight(day_of(greatest(
-            (select max(moment) from decisions), (select max(moment) from money), coalesce((select max(moment) from changes), 0)
+            (select max(moment) from decisions), (select max(moment) from money),
+            coalesce((select max(moment) from changes), 0)
         ))) as until, (select min(moment) from decisions where outcome = 'sent') as first_sent,
-        (select max(moment) from decisions where reason = 'before launch' or shadow_outcome = 'before launch') as launch
+        (select max(moment) from decisions where '{BEFORE_LAUNCH}' in (reason, shadow_outcome)) as launch
     """)
 
 
@@ -340,12 +338,17 @@ def _units(db: duckdb.DuckDBPyConnection, frame: Frame) -> None:
     window, year = WINDOW_DAYS, YEAR_DAYS
     db.execute(f"""
         create table framed as
-        select e.*, s.until as data_until,
-               least(midnight(day_of(e.moment) + {window + 1}), midnight((e.epoch + 1) * {frame.epoch_days}), s.until,
-                     if(e.phase = 'before', s.launch, s.until)) as until,
-               coalesce(t.tier, 'new') as tier, t.ltv as ltv_before
-        from entries e cross join span s
-        asof left join tiers t on e.user_id = t.user_id and e.moment >= t.moment
+        with ended as (
+            select e.*, midnight(day_of(e.moment) + {window + 1}) as window_end,
+                   midnight(day_of(e.moment) + {AGAIN_DAYS + 1}) as month_after,
+                   midnight((e.epoch + 1) * {frame.epoch_days}) as epoch_end,
+                   least(window_end, epoch_end, if(e.phase = 'before', s.launch, s.until)) as until,
+                   e.moment - (least(window_end, epoch_end, if(e.phase = 'before', s.launch, s.until)) - e.moment) as since
+            from entries e cross join span s
+        )
+        select e.*, coalesce(t.tier, 'new') as tier, t.ltv as ltv_before
+        from ended e asof left join tiers t on e.user_id = t.user_id and e.moment >= t.moment
+        where e.until > e.moment
     """)  # noqa: S608
     db.execute(f"""
         create table units as
@@ -354,12 +357,13 @@ def _units(db: duckdb.DuckDBPyConnection, frame: Frame) -> None:
                    sum(m.orders) filter (m.moment > e.moment) as orders,
                    sum(m.revenue) filter (m.moment > e.moment) as revenue,
                    sum(m.margin) filter (m.moment > e.moment) as margin,
-                   sum(m.orders) filter (m.moment > e.moment and m.moment < midnight(day_of(e.moment) + {AGAIN_DAYS + 1})) as soon,
+                   sum(m.orders) filter (m.moment > e.moment and m.moment < e.month_after) as soon,
                    sum(m.orders) filter (m.moment <= e.moment) as orders_year,
                    sum(m.revenue) filter (m.moment <= e.moment) as revenue_year,
-                   sum(m.orders) filter (m.moment <= e.moment and m.moment > e.moment - (e.until - e.moment)) as orders_before,
-                   sum(m.revenue) filter (m.moment <= e.moment and m.moment > e.moment - (e.until - e.moment)) as revenue_before
-            from framed e join money m on e.user_id = m.user_id and m.moment > e.moment - {year * DAY_MS} and m.moment < e.until
+                   sum(m.orders) filter (m.moment <= e.moment and m.moment > e.since) as orders_before,
+                   sum(m.revenue) filter (m.moment <= e.moment and m.moment > e.since) as revenue_before
+            from framed e
+            join money m on e.user_id = m.user_id and m.moment > e.moment - {year * DAY_MS} and m.moment < e.until
             group by e.unit
         ), core as (
             select distinct e.unit from framed e join tiers t on e.user_id = t.user_id
@@ -376,11 +380,11 @@ def _units(db: duckdb.DuckDBPyConnection, frame: Frame) -> None:
         ), fell as (
             select distinct e.unit from framed e join tiers t on e.user_id = t.user_id
             where e.tier <> 'silent' and t.tier = 'silent' and t.moment > e.moment
-              and t.moment < midnight(day_of(e.moment) + {AGAIN_DAYS + 1})
+              and t.moment < e.month_after
         )
-        select e.* exclude (data_until), midnight((e.epoch + 1) * {frame.epoch_days}) as epoch_end,
-               (e.until - e.moment) / {DAY_MS}.0 as days, e.until = midnight(day_of(e.moment) + {window + 1}) as whole,
-               e.until >= midnight(day_of(e.moment) + {AGAIN_DAYS + 1}) as month_known,
+        select e.* exclude (window_end, month_after, since),
+               (e.until - e.moment) / {DAY_MS}.0 as days, e.until = e.window_end as whole,
+               e.until >= e.month_after as month_known,
                core.unit is not null as core,
                coalesce(came.orders, 0) as orders, coalesce(came.revenue, 0) as revenue,
                coalesce(came.margin, 0) as margin, coalesce(came.orders, 0) > 0 as returned,
@@ -396,7 +400,6 @@ def _units(db: duckdb.DuckDBPyConnection, frame: Frame) -> None:
         left join came using (unit) left join core using (unit) left join spent using (unit)
         left join ahead using (unit) left join fell using (unit)
         left join opt_outs o on e.user_id = o.user_id
-        where e.until > e.moment
     """)  # noqa: S608
     db.execute("drop table framed")
     db.execute("drop table entries")

@@ -86,10 +86,10 @@ def _lead(report: Report) -> str:
         f'<p class="lead"><b>{escape(north_star(report))}</b></p><p class="lead"><b>{escape(verdict(report))}</b></p>'
         f'<p class="soft">{rfc3339(about["from"])[:10]} to {rfc3339(about["until"])[:10]}, amounts in '
         f"{about['currency']}. {about['treated_users']:,} users were treated as the playbook has it, "
-        f"{about['control_users']:,} were held out at random and got nothing. Both are counted from the first time that "
-        f"a touch was possible, over the 90 days that follow or as many as have passed ({about['mean_days']:.0f} on "
-        f"average), whether or not anything was sent. Intervals are 95%, by user. Of twenty measures without any effect "
-        f"one is expected to look like one.</p><nav>{links}</nav>"
+        f"{about['control_users']:,} were held out at random and got nothing. Both are counted from the first time "
+        f"that a touch was possible, over the 90 days that follow or as many as have passed ({about['mean_days']:.0f} "
+        f"on average), whether or not anything was sent. Intervals are 95%, by user. Of twenty measures without any "
+        f"effect one is expected to look like one.</p><nav>{links}</nav>"
     )
 
 
@@ -104,11 +104,13 @@ def _star(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
         f"Of core users at their first possible touch, {told.treated} of the treated ordered within 30 days and "
         f"{told.control} of the held out: <b>{told.effect}</b> ({told.interval})."
         if report.north_star.effect is not None
-        else f"What the touches do to it cannot be told yet: {report.north_star.treated_users:,} core users were treated, "
-        f"{report.north_star.control_users:,} held out."
+        else f"What the touches do to it cannot be told yet: of core users {report.north_star.treated_users:,} were "
+        f"treated and {report.north_star.control_users:,} held out."
     )
     if not months:
-        return f"{head}<p>There were fewer than {_CORE_MIN} core users in every whole month.</p><p>{effect}</p></section>"
+        return (
+            f"{head}<p>There were fewer than {_CORE_MIN} core users in every whole month.</p><p>{effect}</p></section>"
+        )
     charts["star-chart"] = page.themed(_star_chart(months))
     latest = months[-1]
     return (
@@ -117,8 +119,8 @@ def _star(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
         '<div class="charts">'
         + _figure(
             "star-chart",
-            "<b>Share of core users who ordered within the month.</b> Shaded: 95% of all. Treated and held out: those to "
-            "whom a touch was possible before the month began, so users who had begun to drift; where there are 30.",
+            "<b>Share of core users who ordered within the month.</b> Shaded: 95% of all. Treated and held out: those "
+            "to whom a touch was possible before the month began, so users who had begun to drift; where there are 30.",
         )
         + f"{_star_table(months)}</div></section>"
     )
@@ -170,8 +172,8 @@ def _added(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
         charts["added-chart"] = page.themed(_relative(known))
         figure = _figure(
             "added-chart",
-            "<b>Change by being touched, as a share of what the held out did.</b> The bar is the 95% interval: grey where "
-            "it crosses the line of no change, and nothing can be told yet; else green for more, red for less.",
+            "<b>Change by being touched, as a share of what the held out did.</b> The bar is the 95% interval: grey "
+            "where it crosses the line of no change, and nothing can be told yet; else green for more, red for less.",
         )
     rows = []
     for measure in measures:
@@ -193,7 +195,8 @@ def _added(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
     names = ["", "treated", "held out", "effect", "of all treated together", "by", "verdict"]
     return (
         f"{head}<p>Treated less held out, by intention to treat. CUPED takes off what each user's year before already "
-        "told, so that the interval gets narrower; it moves no expectation.</p>"
+        "told, so that the interval gets narrower; it moves no expectation. What touches of an earlier epoch of the holdout "
+        "still bring comes to both arms alike and is not counted.</p>"
         f'{_table(names, rows)}<div class="charts">{figure}</div></section>'
     )
 
@@ -258,13 +261,17 @@ def _churn(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
         found = share_interval(month.lost, month.there)
         if month.whole and found is not None and month.there >= _CORE_MIN:
             value, low, high = found
-            values.append({"month": month.month, "arm": "all", "share": value, "low": low, "high": high, "n": month.there})
+            values.append(
+                {"month": month.month, "arm": "all", "share": value, "low": low, "high": high, "n": month.there}
+            )
     figure = ""
     if values:
         charts["churn-chart"] = page.themed(_lines(values, {"all": page.BLUE}, "share fallen silent", band="all"))
-        figure = _figure("churn-chart", "<b>Customers who fell silent within the month</b>, of those who were not silent.")
+        figure = _figure(
+            "churn-chart", "<b>Customers who fell silent within the month</b>, of those who were not silent."
+        )
     told = _table(["", "treated", "held out", "effect", "verdict"], [_plain_row(report.churn, currency)])
-    return f"{_section('churn', 'Monthly churn')}<div class=\"charts\">{figure}{told}</div></section>"
+    return f'{_section("churn", "Monthly churn")}<div class="charts">{figure}{told}</div></section>'
 
 
 # -- money -------------------------------------------------------------------------------------------------------------
@@ -297,9 +304,9 @@ def _money(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
     ]
     return (
         f"{_section('money', 'What it cost, and what came back')}"
-        "<p>Costs are as feedback told them, else as expected. What an incentive gives away is missing from revenue and "
-        "margin already and is not taken off them twice. An SMS to all: one in the place of each episode's first touch. "
-        "The interval of ROI and of a save is that of the effect; costs are taken as known.</p>"
+        "<p>Costs are as feedback told them, else as expected. What an incentive gives away is missing from revenue "
+        "and margin already and is not taken off them twice. An SMS to all: one in the place of each episode's first "
+        "touch. The interval of ROI and of a save is that of the effect; costs are taken as known.</p>"
         f"{_table(['', ''], facts)}"
         f'<div class="charts">{figure}{_table(["kind", "of", currency, ""], rows, texts=2)}</div></section>'
     )
@@ -325,8 +332,8 @@ def _where(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
         figures.append(
             _figure(
                 "return-chart",
-                f"<b>Margin for each {currency} of cost in full, by tier.</b> The same money on those who are active and "
-                "of high value is the first row to compare with.",
+                f"<b>Margin for each {currency} of cost in full, by tier.</b> The same money on those who are active "
+                "and of high value is the first row to compare with.",
             )
         )
     rows = []
@@ -341,8 +348,9 @@ def _where(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
                 f"{told.effect} <small>{told.interval}</small>",
                 f"{margin.effect} <small>{margin.interval}</small>",
                 number(cell.cost),
-                "-" if returns is None else f"{signed(returns.value)} <small>{signed(returns.low)} to "
-                f"{signed(returns.high)}</small>",
+                "-"
+                if returns is None
+                else f"{signed(returns.value)} <small>{signed(returns.low)} to {signed(returns.high)}</small>",
                 _mark(told.verdict),
             ]
         )
@@ -361,7 +369,8 @@ def _where(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
 
 
 def _habits(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
-    answers, subsidised = [], []
+    answers: list[dict[str, Any]] = []
+    subsidised: list[dict[str, Any]] = []
     for month in report.months:
         for found, n, values in (
             (share_interval(month.answered, month.plain), month.plain, answers),
@@ -377,8 +386,7 @@ def _habits(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
             answers,
             page.BLUE,
             "answered within 7 days",
-            "<b>Answers to touches without any incentive.</b> If it falls while incentives rise, users have learned to "
-            "wait for the coupon.",
+            "<b>Answers to touches without any incentive.</b> Falling while incentives rise: users wait for the coupon.",
         ),
         (
             "subsidy-chart",
@@ -433,10 +441,19 @@ def _rungs(report: Report) -> str:
         ]
         for rung in report.rungs
     ]
-    names = ["channel", "touches", "delivered", "answered", "not arrived", "unsubscribed", "direct", "hidden and opportunity"]
+    names = [
+        "channel",
+        "touches",
+        "delivered",
+        "answered",
+        "not arrived",
+        "unsubscribed",
+        "direct",
+        "hidden and opportunity",
+    ]
     return (
-        f"{_section('rungs', 'By channel: a description')}<p>Nobody drew who climbs to which rung: whoever gets an SMS did "
-        "not answer before. These shares compare unlike users and tell no effect.</p>"
+        f"{_section('rungs', 'By channel: a description')}<p>Nobody drew who climbs to which rung: whoever gets an SMS "
+        "did not answer before. These shares compare unlike users and tell no effect.</p>"
         f"{_table(names, rows)}</section>"
     )
 
@@ -462,8 +479,8 @@ def _open(report: Report) -> str:
     few = ", ".join(escape(_what(one)) for one in report.open if one.weeks is None)
     return (
         f"{head}<p>With the users held out so far, changes smaller than these would be missed more often than once in "
-        f"five times. The time is until a change of {share(LIFT)} of the held out's mean is seen, from now on and at the "
-        "present rate.</p>"
+        f"five times. The time is until a change of {share(LIFT)} of the held out's mean is seen, from now on and at "
+        "the present rate.</p>"
         f"{_table(['', 'treated', 'held out', 'smallest change seen', f'until {share(LIFT)} is seen'], rows)}"
         + (f"<p>Too few users to say anything of ({too_few()}): {few}.</p>" if few else "")
         + "</section>"
@@ -496,9 +513,9 @@ def _plan(report: Report) -> str:
         )
     basis = "users before launch" if plan.phase == "before launch" else "users so far"
     return (
-        f"{head}<p>Users of both arms together that show a change with power 80% at a two-sided 5%, and how long they take "
-        f"to come. By {plan.units:,} {basis}, watched for {plan.days:.0f} days on average; {number(plan.units_a_week)} a "
-        "week enter.</p>"
+        f"{head}<p>Users of both arms together that show a change with power 80% at a two-sided 5%, and how long they "
+        f"take to come. By {plan.units:,} {basis}, watched for {plan.days:.0f} days on average; "
+        f"{number(plan.units_a_week)} a week enter.</p>"
         f"{_table(['', 'change', *(f'{share(one)} held out' for one in shares)], rows, texts=1)}{unlike}</section>"
     )
 
@@ -516,20 +533,31 @@ def _naive(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
     charts["naive-chart"] = page.themed(_pairs(values))
     change = 100 * (naive.control_orders_after - naive.control_orders_before)
     total = report.headline["orders"].total
-    beside = "" if total is None else f" The holdout says {signed(total.value)} ({signed(total.low)} to {signed(total.high)})."
+    beside = (
+        ""
+        if total is None
+        else f" The holdout says {signed(total.value)} ({signed(total.low)} to {signed(total.high)})."
+    )
     saves = report.saves
-    instead = "" if saves is None else f" The holdout says {signed(saves.value)} ({signed(saves.low)} to {signed(saves.high)})."
+    instead = (
+        ""
+        if saves is None
+        else f" The holdout says {signed(saves.value)} ({signed(saves.low)} to {signed(saves.high)})."
+    )
     return (
         f"{_section('naive', 'Before and after: why not to believe it')}"
-        "<p>These figures are what a dashboard without a holdout would lead with. They are wrong, and stand here only to "
-        "be seen as such.</p>"
-        f"<p><b>Before and after</b> would claim <b>{signed(naive.claimed_orders)} orders</b> of {naive.users:,} touched "
-        f"users.{beside} To the held out nothing was sent, and their orders changed by {signed(change)} per 100 users all "
-        "the same.</p>"
+        "<p>These figures are what a dashboard without a holdout would lead with. They are wrong, and stand here only "
+        "to be seen as such.</p>"
+        f"<p><b>Before and after</b> would claim <b>{signed(naive.claimed_orders)} orders</b> of {naive.users:,} "
+        f"touched users.{beside} To the held out nothing was sent, and their orders changed by {signed(change)} per "
+        "100 users all the same.</p>"
         f"<p><b>Users recalled</b>, as touched and ordered afterwards, would be <b>{naive.claimed_returns:,}</b>."
         f"{instead} The others would have ordered anyway.</p>"
         f'<div class="charts">'
-        + _figure("naive-chart", "<b>Orders per 100 users</b> in equally long times before and after the first possible touch.")
+        + _figure(
+            "naive-chart",
+            "<b>Orders per 100 users</b> in equally long times before and after the first possible touch.",
+        )
         + "</div></section>"
     )
 
@@ -671,10 +699,14 @@ def _pairs(values: Sequence[dict[str, Any]]) -> alt.LayerChart:
     bars = base.mark_bar().encode(
         y=alt.Y("orders:Q", title="orders per 100 users", axis=alt.Axis(tickCount=5)),
         color=alt.Color(
-            "when:N", scale=alt.Scale(domain=["before", "after"], range=[page.GREY, page.BLUE]), sort=["before", "after"]
+            "when:N",
+            scale=alt.Scale(domain=["before", "after"], range=[page.GREY, page.BLUE]),
+            sort=["before", "after"],
         ),
     )
-    told = base.mark_text(dy=-7, fontSize=12, color="#1a1a1a").encode(y="orders:Q", text=alt.Text("orders:Q", format=".0f"))
+    told = base.mark_text(dy=-7, fontSize=12, color="#1a1a1a").encode(
+        y="orders:Q", text=alt.Text("orders:Q", format=".0f")
+    )
     return bars + told
 
 
@@ -698,7 +730,7 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) 
     """Return a table; the first columns hold text."""
 
     def cells(tag: str, row_: Sequence[str]) -> str:
-        return "".join(f'<{tag}{" class=text" if i < texts else ""}>{cell}</{tag}>' for i, cell in enumerate(row_))
+        return "".join(f"<{tag}{' class=text' if i < texts else ''}>{cell}</{tag}>" for i, cell in enumerate(row_))
 
     body = "".join(f"<tr>{cells('td', one)}</tr>" for one in rows)
     narrow = "" if len(names) > _COLUMNS_NARROW else ' class="narrow"'

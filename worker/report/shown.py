@@ -51,7 +51,7 @@ def show(report: Report, console: Console) -> None:
         told = [one for one in report.open if one.weeks is not None]
         console.print(
             facts(
-                (_what(one), f"{span(one.weeks)}; now only {share(one.least or 0)} would be seen")
+                (_what(one), f"{span(one.weeks)}; so far one of {share(one.least or 0)} would be seen")
                 for one in told[:_OPEN_ROWS]
             )
         )
@@ -106,12 +106,9 @@ def _effects(report: Report) -> Table:
 
 def _money(report: Report) -> list[tuple[str, str]]:
     cost, currency = report.cost, report.about["currency"]
+    kinds = f"direct {number(cost.direct)}, opportunity {number(cost.opportunity)}, hidden {number(cost.hidden)}"
     return [
-        (
-            "cost",
-            f"{number(cost.total)} {currency} for {cost.touches:,} touches: direct {number(cost.direct)}, "
-            f"opportunity {number(cost.opportunity)}, hidden {number(cost.hidden)}",
-        ),
+        ("cost", f"{number(cost.total)} {currency} in full, for {cost.touches:,} touches: {kinds}"),
         ("of SMS to all", f"{sms_text(report)} (direct)"),
         ("a save costs", save_text(report)),
         ("ROI", roi_text(report)),

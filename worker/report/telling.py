@@ -153,12 +153,12 @@ def span(weeks: float | None) -> str:
     """Return a time in words.
 
     >>> span(0.2), span(30.2), span(260), span(5000), span(None)
-    ('now', '31 weeks', '5.0 years', 'over 10 years', '-')
+    ('by now', '31 weeks', '5.0 years', 'over 10 years', '-')
     """
     if weeks is None:
         return "-"
     if weeks < 1:
-        return "now"
+        return "by now"
     years = weeks / WEEKS_A_YEAR
     if years > _YEARS_MOST:
         return f"over {_YEARS_MOST} years"

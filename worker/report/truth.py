@@ -15,22 +15,30 @@ if TYPE_CHECKING:
 
 
 class Truth(NamedTuple):
-    """What touches have added for the treated units within their windows; money in cents."""
+    """What touches have added for the treated units within their windows; money in cents.
 
-    orders: int
-    revenue: int
-    margin: int
+    What touches of an earlier epoch still bring comes to both arms alike, and no comparison of the arms of an epoch can
+    tell it: as much of it as the held out have on average is taken off.
+    """
+
+    orders: float
+    revenue: float
+    margin: float
 
 
 def of_units(db: duckdb.DuckDBPyConnection, shop: Shop, without: Shop) -> Truth:
-    """Return the difference of the two worlds over the treated units' windows: entry's day up to before `until`."""
+    """Return the difference of the two worlds over the units' windows: entry's day up to before `until`."""
     first = DAYS.of(shop.midnight(0))
-    rows = db.execute("select user_id, moment, until from units where phase = 'live' and treated").fetchall()
-    places = np.array([shop.place(int(user.removeprefix("user-"))) for user, _, _ in rows], np.int64)
+    rows = db.execute("select user_id, moment, until, treated from units where phase = 'live'").fetchall()
+    places = np.array([shop.place(int(row[0].removeprefix("user-"))) for row in rows], np.int64)
     begin, end = (np.array([DAYS.of(row[i]) - first for row in rows], np.int64) for i in (1, 2))
-    sums = np.zeros(3, np.int64)
+    treated = np.array([row[3] for row in rows], np.bool_)
+    sums = np.zeros((2, 3))
     for day in range(shop.day):
-        which = places[(begin <= day) & (day < end)]
         added = shop.ledger.sums(day, day + 1) - without.ledger.sums(day, day + 1)
-        sums += [int(part[which].sum()) for part in added]
-    return Truth(*sums.tolist())
+        there = (begin <= day) & (day < end)
+        for arm in (False, True):
+            which = places[there & (treated == arm)]
+            sums[int(arm)] += [float(part[which].sum()) for part in added]
+    carried = sums[0] * treated.sum() / max((~treated).sum(), 1)
+    return Truth(*(sums[1] - carried).tolist())
