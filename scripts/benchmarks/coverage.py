@@ -1,8 +1,8 @@
 """How often the report's interval holds the truth, in small closed loops. JSON on standard output.
 
 Each run is a simulated shop under the default playbook, half of the users held out; the truth is the same shop without
-any touch. Over 200 runs a 95% interval should hold it in 182 to 197. Beside it the error of the naive figure, before and
-after.
+any touch. Over 200 runs a 95% interval should hold it in 182 to 197. Beside it the error of the naive figure, before
+and after.
 """
 
 import json

@@ -474,7 +474,8 @@ def _variance(some: Sample, y: Floats) -> float:
     scale = np.maximum(np.abs(x).max(axis=0), 1e-12)
     solved, *_ = np.linalg.lstsq(x / scale, y, rcond=None)
     rest = y - x / scale @ solved
-    return float(np.sum(rest**2)) / max(len(y) - x.shape[1], 1)
+    left: float = np.sum(rest**2).item() / max(len(y) - x.shape[1], 1)
+    return left
 
 
 def _open(headline: dict[str, Measure], cells: Sequence[Cell], weeks: float) -> list[Open]:

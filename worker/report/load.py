@@ -288,7 +288,7 @@ def _span(db: duckdb.DuckDBPyConnection) -> None:
             coalesce((select max(moment) from changes), 0)
         ))) as until, (select min(moment) from decisions where outcome = 'sent') as first_sent,
         (select max(moment) from decisions where '{BEFORE_LAUNCH}' in (reason, shadow_outcome)) as launch
-    """)
+    """)  # noqa: S608 - no user text
 
 
 def _touches(db: duckdb.DuckDBPyConnection) -> None:
@@ -342,11 +342,10 @@ def _units(db: duckdb.DuckDBPyConnection, frame: Frame) -> None:
             select e.*, midnight(day_of(e.moment) + {window + 1}) as window_end,
                    midnight(day_of(e.moment) + {AGAIN_DAYS + 1}) as month_after,
                    midnight((e.epoch + 1) * {frame.epoch_days}) as epoch_end,
-                   least(window_end, epoch_end, if(e.phase = 'before', s.launch, s.until)) as until,
-                   e.moment - (least(window_end, epoch_end, if(e.phase = 'before', s.launch, s.until)) - e.moment) as since
+                   least(window_end, epoch_end, if(e.phase = 'before', s.launch, s.until)) as until
             from entries e cross join span s
         )
-        select e.*, coalesce(t.tier, 'new') as tier, t.ltv as ltv_before
+        select e.*, 2 * e.moment - e.until as since, coalesce(t.tier, 'new') as tier, t.ltv as ltv_before
         from ended e asof left join tiers t on e.user_id = t.user_id and e.moment >= t.moment
         where e.until > e.moment
     """)  # noqa: S608

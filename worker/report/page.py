@@ -195,8 +195,8 @@ def _added(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
     names = ["", "treated", "held out", "effect", "of all treated together", "by", "verdict"]
     return (
         f"{head}<p>Treated less held out, by intention to treat. CUPED takes off what each user's year before already "
-        "told, so that the interval gets narrower; it moves no expectation. What touches of an earlier epoch of the holdout "
-        "still bring comes to both arms alike and is not counted.</p>"
+        "told, so that the interval gets narrower; it moves no expectation. What touches of an earlier epoch of the "
+        "holdout still bring comes to both arms alike and is not counted.</p>"
         f'{_table(names, rows)}<div class="charts">{figure}</div></section>'
     )
 
@@ -386,7 +386,7 @@ def _habits(report: Report, charts: dict[str, Mapping[str, Any]]) -> str:
             answers,
             page.BLUE,
             "answered within 7 days",
-            "<b>Answers to touches without any incentive.</b> Falling while incentives rise: users wait for the coupon.",
+            "<b>Answers to touches without an incentive.</b> Falling while incentives rise: users wait for coupons.",
         ),
         (
             "subsidy-chart",
