@@ -7,26 +7,12 @@ and after.
 
 import json
 import multiprocessing
-import tempfile
-from datetime import UTC, datetime
-from pathlib import Path
+import sys
 
-from worker import settings
-from worker.grants import Grant
-from worker.outputs import Files
-from worker.recall.playbook import load as book
-from worker.report import figures, inputs, load
-from worker.report.truth import of_units
-from worker.settings import DEFAULT_PLAYBOOK
-from worker.simulate import CURRENCY, FAMILIES, TIMEZONE, Shop
-from worker.simulate.loop import Loop
-from worker.simulate.shop import DAYS, START
-from worker.sources import history
+from proving import prove
 
-MEASURES = ("orders", "revenue", "margin")
-HELD_OUT = 0.5
-EPOCH_DAYS = 3650
-"""So that nobody is drawn anew meanwhile."""
+MEASURES = {"orders": 1, "revenue": 100, "margin": 100}
+"""Each with its minor units."""
 AIM_OF_200 = (182, 197)
 
 
@@ -40,18 +26,14 @@ def add_arguments(parser):
 
 
 def run(arguments):
-    of = [
-        (arguments.users, arguments.days, arguments.first_seed + n, arguments.strength) for n in range(arguments.runs)
-    ]
+    shape = {"users": arguments.users, "days": arguments.days, "strength": arguments.strength}
+    of = [shape | {"seed": arguments.first_seed + n} for n in range(arguments.runs)]
+    found = []
     with multiprocessing.Pool(arguments.jobs, maxtasksperchild=8) as pool:
-        found = list(pool.imap(measured, of))
-    told = {
-        "runs": len(found),
-        "users": arguments.users,
-        "days": arguments.days,
-        "strength": arguments.strength,
-        "aim_of_200": AIM_OF_200,
-    }
+        for one in pool.imap(measured, of):
+            found.append(one)
+            print(json.dumps(one), file=sys.stderr, flush=True)
+    told = {"runs": len(found), **shape, "aim_of_200": AIM_OF_200}
     for name in MEASURES:
         told[name] = {
             "covered": sum(one[name]["low"] <= one[name]["truth"] <= one[name]["high"] for one in found),
@@ -74,55 +56,17 @@ def mean(numbers):
 
 
 def measured(given):
-    """Run a closed loop and report on it."""
-    users, days, seed, strength = given
-    shop, without = (Shop(users=users, days=days, seed=seed, family=family_of(seed)) for _ in range(2))
-    visit, order = strength * shop.effects.visit, strength * shop.effects.order
-    shop.effects = shop.effects._replace(visit=visit, order=order)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        playbook = folder / "playbook.toml"
-        told = DEFAULT_PLAYBOOK.read_text()
-        playbook.write_text(
-            told.replace("share = 0.1\nepoch_days = 182", f"share = {HELD_OUT}\nepoch_days = {EPOCH_DAYS}")
-        )
-        config = settings.load(
-            currency=CURRENCY,
-            timezone=TIMEZONE,
-            playbook=playbook,
-            live_from=datetime.fromtimestamp(DAYS.start(DAYS.number(START) + 45) / 1000, UTC),
-            salt=f"coverage-{seed}",
-            partitions=1,
-            learner="vectorised",
-        )
-        files = Files(folder)
-        loop = Loop(shop, without, config, files.take, grants=[Grant.of("daily=100")])
-        with files:
-            history.write(folder / "history.jsonl", (record for records in loop.days() for record in records))
-        frame = load.Frame(TIMEZONE, EPOCH_DAYS, book(playbook).value.margin_rate)
-        with load.loaded(inputs.find([folder]), frame) as db:
-            report = figures.report(db, sms_price=0.05, about={})
-            truth = of_units(db, shop, without)
-    return compared(report, truth)
-
-
-def compared(report, truth):
-    """Set what was reported beside the truth."""
-    found = {}
-    for name in MEASURES:
+    """Run a closed loop, and set what was reported beside the truth."""
+    report, truth = prove(**given)
+    found = {"seed": given["seed"]}
+    for name, unit in MEASURES.items():
         measure = report.headline[name]
-        plain, total, n = measure.plain, measure.total, measure.treated_units
-        unit = 1 if name == "orders" else 100
+        plain, total = measure.plain, measure.total
         found[name] = {
             "truth": getattr(truth, name) / unit,
             "estimate": total.value,
             "low": total.low,
             "high": total.high,
-            "plain_half": (plain.high - plain.low) / 2 * n,
+            "plain_half": (plain.high - plain.low) / 2 * measure.treated_units,
         }
     return found | {"naive": report.naive.claimed_orders, "claimed_returns": report.naive.claimed_returns}
-
-
-def family_of(seed):
-    """Take the families that are not kept for judging in turn."""
-    return FAMILIES.development[seed % len(FAMILIES.development)]

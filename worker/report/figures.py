@@ -571,6 +571,7 @@ def _months(db: duckdb.DuckDBPyConnection) -> list[Month]:
         ), lost as (
             select m.month, count(distinct t.user_id) as lost
             from months m join tiers t on t.tier = 'silent' and t.moment > m.begin and t.moment < m.end_
+            join buyers b on b.user_id = t.user_id and b.moment < m.begin
             anti join quiet q on q.month = m.month and q.user_id = t.user_id
             group by m.month
         ), sent as (
