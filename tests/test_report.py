@@ -15,6 +15,7 @@ from proving import prove
 from typer.testing import CliRunner
 
 from worker import cli
+from worker.replay import Fed
 from worker.report import export, figures, inputs, load, page, telling, topics
 from worker.report.estimates import (
     EVENTS_MIN,
@@ -27,7 +28,6 @@ from worker.report.estimates import (
     ratio,
     units_needed,
 )
-from worker.replay import Fed
 from worker.sources.history import TOPICS
 
 BEGIN = datetime(2026, 1, 5, 9, tzinfo=UTC)
@@ -123,7 +123,7 @@ def test_where_the_holdout_changed_the_held_out_stand_for_the_treated():
 
 
 def test_nobody_is_compared_who_could_not_have_been_in_the_other_arm():
-    with pytest.raises(ValueError, match="propensity from 0.5 to 1.0: allowed is above 0 and below 1"):
+    with pytest.raises(ValueError, match=r"propensity from 0\.5 to 1\.0: allowed is above 0 and below 1"):
         Units(np.array([True]), np.array([0]), np.array([1.0]))
 
 
@@ -281,7 +281,8 @@ def _write(path, rows, form):
     if form == "parquet":
         with duckdb.connect() as db:
             db.execute(
-                f"""copy (select * replace (value::varchar as value) from read_json('{path}', columns = {_columns(rows)}))
+                f"""copy (select * replace (value::varchar as value)
+                          from read_json('{path}', columns = {_columns(rows)}))
                     to '{path.with_suffix(".parquet")}' (format parquet)"""
             )
         path.unlink()
@@ -724,7 +725,7 @@ RUNS = ({"seed": 7}, {"seed": 8, "form": "parquet"}, {"seed": 9}, {"seed": 10, "
 
 
 def test_the_interval_holds_the_truth_of_the_simulated_shop():
-    """Some of the many of `scripts/bench coverage`; touches do four times what is believed, so that there is a truth."""
+    """Some of the many of `scripts/bench coverage`; touches do more than is believed, so that there is a truth."""
     held = 0
     for how in RUNS:
         report, truth = prove(users=350, days=190, strength=4.0, **how)
