@@ -244,6 +244,46 @@ def backfill(
     typer.echo(f"recall replay --from-kafka --since {plan.last[:10]} --out FOLDER")
 
 
+@app.command()
+def report(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            exists=True,
+            help="Folders that `recall replay --out` wrote, and the histories with orders and feedback.",
+            metavar="[PATH]...",
+            show_default=False,
+        ),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Page to write.", dir_okay=False)] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Folder for decisions, touches and outcomes, for analysts.", file_okay=False)
+    ] = None,
+    form: Annotated[Literal["text", "json"], typer.Option("--format", help="For people or for programs.")] = "text",
+    playbook: PlaybookOption = None,
+    currency: CurrencyOption = None,
+    timezone: TimezoneOption = None,
+    *,
+    from_kafka: Annotated[
+        bool, typer.Option("--from-kafka", help="Read the topics of RECALL_BROKER instead of files.")
+    ] = False,
+) -> None:
+    """Tell what the touches have brought, against the users who were held out.
+
+    Everything that compares has a 95% interval, by user. What cannot be told yet is said, with
+    how long it will take. The playbook is the one in force: its holdout, margin and prices count.
+    """
+    from worker import settings
+    from worker.report import command
+
+    given = {"playbook": playbook, "currency": currency, "timezone": timezone}
+    with plainly(), _file_errors():
+        if bool(paths) == from_kafka:
+            raise ValueError("allowed is either PATH, one or several, or --from-kafka")
+        config = settings.load(**{name: value for name, value in given.items() if value is not None})
+        command.run(paths or [], config, html=html, parquet=parquet, form=form, console=make_console())
+
+
 @import_app.command("online-retail")
 def import_online_retail(file: InputFile, out: OutputFile) -> None:
     """UCI Online Retail: orders and refunds by invoice, in pounds. Lines without a customer are left out."""

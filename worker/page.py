@@ -37,6 +37,7 @@ p { margin: .4rem 0; max-width: 46rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .86rem; margin: .75rem 0; width: 100%;
         font-variant-numeric: tabular-nums; }
+table.narrow { width: auto; min-width: 29rem; }
 th, td { text-align: right; padding: .3rem .45rem; border-bottom: 1px solid var(--line); white-space: nowrap;
          vertical-align: top; }
 th { font-weight: 600; vertical-align: bottom; border-bottom: 1px solid var(--ink); white-space: normal; }

@@ -5,7 +5,19 @@ import sys
 
 from commands import parse
 
-NAMES = ("latency", "model", "partition", "peers", "recovery", "rules", "scale", "simulator", "timers")
+NAMES = (
+    "coverage",
+    "latency",
+    "model",
+    "partition",
+    "peers",
+    "recovery",
+    "report",
+    "rules",
+    "scale",
+    "simulator",
+    "timers",
+)
 
 
 def main():

@@ -66,9 +66,9 @@ def read(paths: Sequence[Path], topic: str | None = None) -> Iterator[list[Histo
     where = "" if topic is None else "where topic = ?"
     with connect() as db:
         for path in paths:
-            relation, text = _relation(db, path)
+            source, text = relation(db, path)
             sql = f"""select topic, encode(coalesce(key, '')), epoch_ms(recorded_at),
-                      encode(coalesce({text}, '')) from {relation} {where}"""  # noqa: S608 - no user text
+                      encode(coalesce({text}, '')) from {source} {where}"""  # noqa: S608 - no user text
             try:
                 db.execute(sql, [str(path)] if topic is None else [str(path), topic])
                 while rows := db.fetchmany(_CHUNK):
@@ -82,8 +82,8 @@ def topics(paths: Sequence[Path]) -> dict[str, int]:
     counts: dict[str, int] = {}
     with connect() as db:
         for path in paths:
-            relation, _ = _relation(db, path)
-            sql = f"select topic, count(*), count(recorded_at) from {relation} group by topic"  # noqa: S608
+            source, _ = relation(db, path)
+            sql = f"select topic, count(*), count(recorded_at) from {source} group by topic"  # noqa: S608
             try:
                 rows = db.execute(sql, [str(path)]).fetchall()
             except duckdb.Error as error:
@@ -160,13 +160,13 @@ def is_lines(path: Path) -> bool:
     return path.name.removesuffix(".gz").endswith(_JSON_SUFFIXES)
 
 
-def _relation(db: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, str]:
+def relation(db: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, str]:
     """Return SQL for a file's rows and for the text of a value, having checked that the columns are there."""
     if path.suffix == ".parquet":
         rows = db.execute("describe from read_parquet(?)", [str(path)]).fetchall()
-        relation, kinds = "read_parquet(?)", {name: kind for name, kind, *_ in rows}
+        sql, kinds = "read_parquet(?)", {name: kind for name, kind, *_ in rows}
     elif is_lines(path):
-        relation, kinds = _JSON, dict.fromkeys(_first_line(path), "JSON")
+        sql, kinds = _JSON, dict.fromkeys(_first_line(path), "JSON")
     else:
         raise ValueError(f"{path}: {_FORMS}")
     for column in COLUMNS:
@@ -174,7 +174,7 @@ def _relation(db: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, str]:
             raise ValueError(f"{path}: column {column!r} is missing among {', '.join(kinds)}")
     if kinds["value"] not in _VALUE:
         raise ValueError(f"{path}: value is {kinds['value']}, and has to be one of {', '.join(_VALUE)}")
-    return relation, _VALUE[kinds["value"]]
+    return sql, _VALUE[kinds["value"]]
 
 
 def _first_line(path: Path) -> Iterable[str]:

@@ -1,0 +1,1 @@
+"""What the touches have brought, by the users who were held out: `recall report`."""
