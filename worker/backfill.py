@@ -12,7 +12,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import orjson
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
+from confluent_kafka import ConsumerGroupState, ConsumerGroupTopicPartitions, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from schemas.topics import CATALOG, CONTROL, SOURCE_TOPICS
@@ -285,11 +285,17 @@ def _group_wrong(admin: AdminClient, settings: Settings) -> list[str]:
     """Say whether the worker's group has members, or has read any of the topics."""
     group = settings.app_id
     try:
-        [asked] = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
         [described] = admin.describe_consumer_groups([group], request_timeout=TIMEOUT_S).values()
-        committed = asked.result().topic_partitions or []
-        members = described.result().members
+        found = described.result()
+        if found.state == ConsumerGroupState.DEAD:
+            return []
+        # Only of a group that is there: asked for another one's offsets, the client may crash (librdkafka follows a
+        # null pointer where the coordinator has just changed; confluent-kafka-javascript#374).
+        [asked] = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
+        committed, members = asked.result().topic_partitions or [], found.members
     except KafkaException as error:
+        if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return []
         return [f"group {group}: {error.args[0].str()}: whether a worker has read the topics cannot be told"]
     wrong = []
     if members:
