@@ -273,6 +273,17 @@ def test_an_incentive_that_nobody_uses_is_given_back():
     assert left(shop) <= 0, "of the day: what came back is of an earlier one"
 
 
+@pytest.mark.parametrize("fields", [{}, {"actual_cost": "10", "currency": "EUR"}])
+def test_an_incentive_that_the_winning_order_used_is_paid_for_when_it_is_told(fields):
+    shop = with_coupon(coupon())
+    shop.orders("ann", DECIDED + 3 * DAY_MS, "back", coupon="TEN")
+    assert shop.decisions("ann")[-1] == ("ended", "won")
+    told(shop, DECIDED + 3 * DAY_MS + 1, "converted", **fields)
+    told(shop, DECIDED + 3 * DAY_MS + 2, "converted", **fields)
+    shop.tick(DECIDED + 3 * DAY_MS + 3)
+    assert left(shop) == 10_000_000 - 1_000_000, "of the day: the expected cost went back, the face value came"
+
+
 def test_bargain_hunters_get_none():
     shop = SmallShop(coupon())
     for n in range(5):

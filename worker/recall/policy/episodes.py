@@ -212,11 +212,11 @@ def time_over(episode: Episode) -> str:
 
 
 def give_back(profile: Profile, episode: Episode, at: int) -> None:
-    """Return to the budgets what was reserved for incentives of this episode that nobody has used."""
+    """Return to the budgets what was reserved for incentives of this episode that nobody has used so far."""
     for contact in profile.account.contacts:
-        if contact.at >= episode.opened_at and contact.incentive_micros:
-            unsettled(profile, contact.budget, contact.incentive_micros, at, core=contact.core)
-            contact.incentive_micros = 0
+        if contact.at >= episode.opened_at and contact.reserved:
+            unsettled(profile, contact.budget, contact.reserved, at, core=contact.core)
+            contact.returned = True
 
 
 def unsettled(profile: Profile, budget: str, micros: int, at: int, *, core: bool) -> None:

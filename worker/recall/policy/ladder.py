@@ -80,14 +80,15 @@ def heard(profile: Profile, body: Feedback, at: int, clock: int, playbook: Playb
 def _settle(profile: Profile, contact: Contact, body: Feedback, clock: int, playbook: Playbook, *, first: bool) -> None:
     """Put what the touch did cost in the place of what was expected.
 
-    An incentive that is used costs its face value, not the share of it that was expected of all who got it.
+    An incentive that is used costs its face value, not the share of it that was expected of all who got it; also where
+    its episode is over, often by the very order that it was used for.
     """
     if body.status == "converted":
         if first:
             actual = body.cost_micros
             if actual is None:
                 actual = redeemed(contact, playbook)
-            unsettled(profile, contact.budget, contact.incentive_micros - actual, clock, core=contact.core)
+            unsettled(profile, contact.budget, contact.reserved - actual, clock, core=contact.core)
             contact.incentive_micros = 0
     elif body.cost_micros is not None:
         unsettled(profile, contact.budget, contact.contact_micros - body.cost_micros, clock, core=contact.core)
