@@ -37,6 +37,17 @@ def test_what_was_before_the_opening_does_not_count():
     assert shop.decisions("ann")[-1] == ("ended", "won")
 
 
+def test_an_order_whose_cancellation_came_first_wins_and_stops_nothing():
+    shop = silent_ann(ladder("in_app", "push"))
+    told(shop, DECIDED + 1)
+    shop.cancels("ann", DECIDED + 2, "back")
+    shop.orders("ann", DECIDED + 2, "back")
+    episode = shop.row("ann").episode
+    assert (episode.ordered_at, episode.progress) == (0, [0, 0])
+    assert not shop.cancellations("ann")
+    assert shop.decisions("ann") == [("sent", "sent")]
+
+
 def test_nothing_was_sent_and_nothing_came():
     shop = SmallShop(ladder("in_app"), dry_run=True)
     shop.buys_weekly("ann", FIRST)

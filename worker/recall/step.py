@@ -148,7 +148,7 @@ class Customers:
         clock, days = context.clock, self._days
         if type(body) is Order:
             counted = intake.order(state, body, at, clock, days)
-            return (Count(counted),) if counted else self._ordered(state, shared, at, context)
+            return (Count(counted),) if counted else self._ordered(state, shared, at, body, context)
         if type(body) is Refund:
             counted = intake.refund(state, body, at, clock, days)
             return (Count(counted),) if counted else self._evaluated(state, shared, "refund", context)
@@ -209,8 +209,14 @@ class Customers:
             self._schedule(state, shared, context.clock)
         return effects
 
-    def _ordered(self, state: Profile, shared: Shared, at: int, context: Context) -> Sequence[Effect]:
-        """Stop the touches of the episode; but an order from before a silence, told of late, is no return from it."""
+    def _ordered(self, state: Profile, shared: Shared, at: int, body: Order, context: Context) -> Sequence[Effect]:
+        """Stop the touches of the episode; but an order from before a silence, told of late, is no return from it.
+
+        One whose cancellation came first is no order: what is left of it is an activity.
+        """
+        past = state.account.find_order(intake.short_id(body.order_id))
+        if past is not None and past.cancelled:
+            return self._acted(state, shared, None, at, context)
         effects: list[Effect] = []
         book, episode = self._in_force(shared, state.key), state.episode
         if episode is not None and not value.still_silent(state, context.clock, book.rules):
