@@ -48,6 +48,20 @@ def test_an_order_whose_cancellation_came_first_wins_and_stops_nothing():
     assert shop.decisions("ann") == [("sent", "sent")]
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_a_late_order_that_led_up_to_a_rise_calls_nothing_back(held):
+    quiet = {"from": "10:00", "to": "09:00", "channels": ["push"] if held else []}
+    play = {"opening": ["tier_reached"], "to_tiers": ["high"]}
+    shop = SmallShop(ladder("push", play=play, quiet_hours=quiet))
+    reached = shop.buys_weekly("ann", FIRST)
+    shop.tick(reached + HOUR_MS)
+    shop.orders("ann", reached - HOUR_MS, "late")
+    shop.tick(reached + DAY_MS)
+    said = [("held", "quiet hours")] if held else []
+    assert shop.decisions("ann")[-1 - held :] == [*said, ("sent", "sent")]
+    assert not shop.cancellations("ann")
+
+
 def test_nothing_was_sent_and_nothing_came():
     shop = SmallShop(ladder("in_app"), dry_run=True)
     shop.buys_weekly("ann", FIRST)

@@ -157,17 +157,19 @@ def _next_step(episode: Episode, steps: int, clock: int) -> None:
 def ordered(profile: Profile, at: int, desk: Desk) -> list[Effect]:
     """Call back what is under way and send nothing more; the episode goes on until its track is complete.
 
-    One that nothing was decided on yet ends with the order.
+    One that nothing was decided on yet ends with the order. An order from before the opening has led up to it, and
+    changes nothing.
     """
     episode = profile.episode
     assert episode is not None  # the caller has seen it
+    if at <= episode.opened_at:
+        return []
     if not episode.decided:
         return end(profile, "ordered", desk)
     effects = call_back(profile, episode, "ordered", desk)
     episode.ends_at = ends(episode)
-    if at > episode.opened_at:
-        episode.ordered_at = episode.ordered_at or at
-        episode.due = NEVER
+    episode.ordered_at = episode.ordered_at or at
+    episode.due = NEVER
     if acted(episode, ORDER, at, desk.at, desk.book):
         effects += end(profile, "won", desk)
     return effects
