@@ -382,6 +382,40 @@ def test_what_came_of_leaving_alone_is_told_of_the_holdout():
     assert (outcome["play"], outcome["y"], outcome["propensity"], outcome["held_out"]) == ("nothing", 0, 0.1, True)
 
 
+def test_of_who_opts_out_of_profiling_nothing_is_learned():
+    shop = silent_ann(ladder("in_app"))
+    shop.says("ann", DECIDED + DAY_MS, opt_out_profiling=True)
+    shop.tick(DECIDED + 30 * DAY_MS)
+    assert not learned(shop)
+
+
+def test_outcomes_are_told_on_their_day_also_under_another_response_time():
+    play = {"opening": ["tier_drop", "silence"], "cool_down_days": 0, "success": {"within_days": 1}}
+    slow, fast = (ladder("in_app", choice={"response_days": days}, play=play) for days in (90, 7))
+    shop = SmallShop(slow, fast)
+    shop.buys_weekly("ann", FIRST)
+    shop.steers("adopt_playbook", effective_at=DECIDED + 2 * DAY_MS, version=fast.version)
+    shop.orders("ann", DECIDED + 3 * DAY_MS, "back")
+    shop.refunds("ann", DECIDED + 4 * DAY_MS, f"ann {FIRST} 4", 650)
+    shop.tick(DECIDED + 12 * DAY_MS + 1)
+    (outcome,) = learned(shop)
+    assert outcome["day"] == "2025-04-16"
+    assert outcome["segment"].startswith("drop/")
+
+
+def test_the_propensity_is_that_under_which_the_arm_was_drawn():
+    quiet = {"from": "10:00", "to": "09:00", "channels": ["push"]}
+    before, after = (ladder("push", quiet_hours=quiet, holdout={"share": share}) for share in (0.1, 0.3))
+    shop = SmallShop(before, after, salt=salt_for("treated"))
+    shop.buys_weekly("ann", FIRST)
+    shop.steers("adopt_playbook", effective_at=DECIDED + HOUR_MS, version=after.version)
+    shop.tick(DECIDED + 30 * DAY_MS)
+    (sent,) = (said for said in shop.of("recall-decisions", "ann") if said["outcome"] == "sent")
+    (outcome,) = learned(shop)
+    assert sent["versions"]["playbook"] == after.version
+    assert (sent["propensity"], outcome["propensity"]) == (0.9, 0.9)
+
+
 def test_the_row_remembers_moves_and_decisions():
     account = silent_ann(ladder("in_app")).row("ann").account
     assert [(move.origin, move.target, move.cause) for move in account.moves][-1] == (3, 1, "silence")

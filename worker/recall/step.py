@@ -265,7 +265,7 @@ class Customers:
             effects += [Attach(_name(day), None) for day in account.pending_days()]
             account.pending, account.alerted_day = {}, 0
             account.risk, account.risk_at, account.risk_version = -1.0, 0, 0
-            account.risk_level, account.signals, account.potential = "", {}, None
+            account.risk_level, account.signals, account.potential, account.outcomes = "", {}, None, []
         effects += self._withdrawn(state, shared, context)
         self._schedule(state, shared, context.clock)
         return effects

@@ -191,13 +191,18 @@ def _put_off(case: Case, verdict: Verdict) -> list[Effect]:
 
 
 def _await_outcome(case: Case, play: str, propensity: float) -> None:
-    """Note what was done, to be learned from once it is known whether the user ordered."""
-    episode, account, playbook = case.episode, case.profile.account, case.book.playbook
-    due = case.at + playbook.choice.response_days * DAY_MS + LATENESS_MS
-    observed = choice.observed(play, propensity, playbook.holdout.share)
+    """Note what was done, to be learned from once it is known whether the user ordered.
+
+    Arm and share of the holdout are those of the opening; a playbook that was adopted since may have another share, and
+    other times of response.
+    """
+    episode, account = case.episode, case.profile.account
+    due = case.at + case.book.playbook.choice.response_days * DAY_MS + LATENESS_MS
+    held_out = episode.arm == CONTROL
+    observed = choice.observed(play, propensity, episode.propensity if held_out else 1 - episode.propensity)
     if observed:
-        outcome = Outcome(due, case.at, episode.segment, play, observed, episode.arm == CONTROL)
-        account.outcomes = [*account.outcomes, outcome]
+        outcome = Outcome(due, case.at, episode.segment, play, observed, held_out)
+        account.outcomes = sorted([*account.outcomes, outcome], key=lambda outcome: outcome.due)
 
 
 class Candidate(NamedTuple):
