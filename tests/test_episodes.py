@@ -199,6 +199,15 @@ def test_each_step_of_a_task_is_given_when_the_one_before_is_done():
     assert shop.decisions("ann")[-1] == ("ended", "won")
 
 
+def test_a_next_step_that_is_held_does_not_wait_for_what_the_channel_tells_of_the_last_one():
+    quiet = {"from": "12:00", "to": "09:00", "channels": ["in_app"]}
+    shop = silent_ann(ladder("in_app", play=TASK, quiet_hours=quiet))
+    shop.views("ann", DECIDED + 2 * HOUR_MS, DECIDED + 2 * HOUR_MS + 1)
+    told(shop, DECIDED + 3 * HOUR_MS)
+    shop.tick("2025-04-05T09:01")
+    assert [command["issued_at"] for command in shop.commands("ann")][1:] == [rfc3339(ms("2025-04-05T09"))]
+
+
 def test_a_next_step_passes_the_guards_too():
     shop = silent_ann(ladder("in_app", play=TASK, caps={"user": {"touches": 1, "days": 28}, "channel": {}}))
     shop.views("ann", DECIDED + DAY_MS, DECIDED + DAY_MS + 1)
@@ -243,6 +252,16 @@ def test_what_feedback_says_it_cost_is_settled():
     shop.tick(DECIDED + 2 * HOUR_MS)
     assert left(shop) == 30_000
     assert not shop.row("ann").account.unsettled
+
+
+def test_what_a_contact_cost_is_told_once_by_what_says_whether_it_arrived():
+    shop = silent_ann(letters())
+    cost = {"actual_cost": "0.03", "currency": "EUR"}
+    for hours, status in enumerate(("opened", "delivered", "delivered", "bounced", "clicked"), 1):
+        told(shop, DECIDED + hours * HOUR_MS, status, **cost)
+    shop.tick(DECIDED + 6 * HOUR_MS)
+    assert left(shop) == 30_000
+    assert shop.counts["ledger.actual.letter"] == 30_000
 
 
 def test_a_command_tells_what_it_costs_in_full():
