@@ -7,6 +7,8 @@ from test_ladder import DECIDED, FIRST, ladder, silent_ann, told, touches
 from schemas.values import rfc3339
 from worker.recall.days import DAY_MS, HOUR_MS
 from worker.recall.policy.holdout import Holdout, uniform
+from worker.recall.profile import Profile
+from worker.stream.processor import NEVER
 
 MINUTE_MS = 60_000
 
@@ -328,6 +330,14 @@ def test_an_incentive_that_the_winning_order_used_is_paid_for_when_it_is_told(fi
     assert left(shop) == 10_000_000 - 1_000_000, "of the day: the expected cost went back, the face value came"
 
 
+def test_what_was_reserved_for_an_erased_user_is_given_back_and_nothing_of_him_stays():
+    shop = with_coupon(coupon())
+    shop.says("ann", DECIDED + 2 * DAY_MS + 3, erase=True)
+    shop.tick(DECIDED + 2 * DAY_MS + 4)
+    assert left(shop) == 1_000, "the e-mail itself"
+    assert shop.row("ann") == Profile(key=b"ann", due=NEVER, silence_due=NEVER, other_due=NEVER, erased=True)
+
+
 def test_bargain_hunters_get_none():
     shop = SmallShop(coupon())
     for n in range(5):
@@ -364,6 +374,20 @@ def test_a_canary_holds_for_its_share_of_the_users_until_it_is_adopted_for_all()
     shop.tick(DECIDED + DAY_MS)
     assert shop.partition.shared.canary is None
     assert shop.partition.shared.playbook == new.version
+
+
+def test_a_playbook_that_asks_for_something_else_takes_nothing_for_what_it_is_not():
+    tracks = {"session": 5, "order": 3}, {"order": 2}
+    before, after = (ladder("in_app", play={"success": {"track": track, "within_days": 30}}) for track in tracks)
+    shop = SmallShop(before, after)
+    shop.buys_weekly("ann", FIRST)
+    shop.tick(DECIDED + 1)
+    shop.views("ann", DECIDED + HOUR_MS)
+    shop.steers("adopt_playbook", effective_at=DECIDED + 2 * HOUR_MS, version=after.version)
+    shop.orders("ann", DECIDED + 3 * HOUR_MS, "one")
+    assert shop.row("ann").episode is not None
+    shop.orders("ann", DECIDED + 4 * HOUR_MS, "two")
+    assert shop.decisions("ann")[-1] == ("ended", "won")
 
 
 # -- what is learned from, and what is remembered ----------------------------------------------------------------------

@@ -256,7 +256,12 @@ class Customers:
             if state.episode is not None:
                 effects += episodes.end(state, "erased", self._desk(state, shared, context))
             effects += [Attach(_name(day), None) for day in state.account.pending_days()]
+            account = state.account
+            unsettled, unsettled_at = account.unsettled, account.unsettled_at
             state.erase()
+            if unsettled:  # money of the budgets, nothing of his: the decision that is due at once takes it
+                state.account.unsettled, state.account.unsettled_at = unsettled, unsettled_at
+                self._schedule(state, shared, context.clock)
             return effects
         intake.update(state, body, at)
         effects = []
@@ -343,15 +348,15 @@ class Customers:
 
     def wake(self, state: Profile, shared: Shared, due: int, context: Context) -> Sequence[Effect]:
         effects: list[Effect] = []
+        episode = state.episode
+        if episode is not None and episodes.ends(episode) <= due:  # first: what opens now finds it closed
+            effects += episodes.end(state, episodes.time_over(episode), self._desk(state, shared, context))
         if state.account.pending:
             effects += self._labelled(state, shared, due, context)
         if state.visit_due and state.visit_due <= due:
             effects += self._visited(state, shared, due, context)
         if state.account.outcomes:
             effects += self._learned(state, due)
-        episode = state.episode
-        if episode is not None and episodes.ends(episode) <= due:
-            effects += episodes.end(state, episodes.time_over(episode), self._desk(state, shared, context))
         if state.silence_due <= due:
             effects += self._silent(state, shared, due, context)
         if state.rhythm_due <= due:
@@ -563,7 +568,10 @@ class Customers:
             risk=partial(self._risk, state, shared, due),
         )
         shared, effects = deciding.decide(case)
-        self._schedule(state, shared, due)
+        if state.erased:
+            state.erase()
+        else:
+            self._schedule(state, shared, due)
         return shared, effects
 
     def _priors(self, shared: Shared, book: InForce) -> Priors:

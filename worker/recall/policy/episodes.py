@@ -130,8 +130,8 @@ def acted(episode: Episode, channel: int | None, at: int, clock: int, book: InFo
     items, steps = track(episode, book)
     size = len(items) + 1  # the last one counts for the step
     progress = episode.progress
-    if len(progress) != size:
-        progress = episode.progress = [*progress, *[0] * size][:size]
+    if len(progress) != size:  # a playbook that was adopted meanwhile asks for something else: that begins anew
+        progress = episode.progress = [0] * size
     counted = False
     for i, (wanted, _) in enumerate(items):
         if wanted == channel or (session and wanted == SESSION):
