@@ -74,6 +74,19 @@ def test_nothing_was_sent_and_nothing_came():
     ]
 
 
+def test_what_opens_at_the_moment_when_an_episode_is_over_opens_the_next_one():
+    signals = [
+        {"name": f"at-most-{n}", "when": [{"feature": "order_30d", "at_most": n}], "cool_down_days": 0}
+        for n in (3, 2, 1)
+    ]
+    play = {"opening": ["signal"], "cool_down_days": 0, "success": {"within_days": 7}}
+    shop = SmallShop(ladder("in_app", signals=signals, play=play))
+    last = shop.buys_weekly("ann", FIRST, times=6)
+    shop.tick(later(last, days=45))
+    opened = {said["name"]: said["reason"] for said in shop.of("recall-decisions", "ann") if said["outcome"] != "ended"}
+    assert opened == {"at-most-3": "sent", "at-most-2": "sent", "at-most-1": "sent"}
+
+
 def test_a_milder_opening_is_recorded_while_a_graver_one_is_open():
     rules = {"min_orders": 3, "factor": 1.5, "deviations": 0.0}
     shop = SmallShop(ladder("in_app", rhythm=rules, play={"opening": ["rhythm", "tier_drop"]}))
