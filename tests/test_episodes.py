@@ -64,6 +64,23 @@ def test_a_late_order_that_led_up_to_a_rise_calls_nothing_back(held):
     assert not shop.cancellations("ann")
 
 
+def test_a_win_without_an_order_calls_back_what_is_under_way():
+    shop = silent_ann(ladder("email", play={"success": {"track": {"session": 1}}}))
+    shop.views("ann", DECIDED + HOUR_MS)
+    (command,) = shop.commands("ann")
+    assert shop.decisions("ann") == [("sent", "sent"), ("ended", "won")]
+    assert shop.cancellations("ann") == [(command["command_id"], "won")]
+
+
+def test_no_touch_outlives_its_episode_whose_order_would_not_call_it_back():
+    shop = silent_ann(ladder("email", play={"valid_days": 7, "success": {"within_days": 3}}))
+    (command,) = shop.commands("ann")
+    assert command["not_after"] == command["delivery"]["not_after"] == rfc3339(DECIDED + 3 * DAY_MS)
+    shop.tick(DECIDED + 3 * DAY_MS + 1)
+    assert shop.decisions("ann")[-1] == ("ended", "lost")
+    assert not shop.cancellations("ann")
+
+
 def test_nothing_was_sent_and_nothing_came():
     shop = SmallShop(ladder("in_app"), dry_run=True)
     shop.buys_weekly("ann", FIRST)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 ONE_ORDER: Final = Track(((ORDER, 1),), ())
 """What wins an episode in which no play was chosen."""
-SILENT_ENDS: Final = frozenset({"won", "lost", "expired"})
-"""Ends that leave alone what may still be under way: its own time is over, or the order has called it back."""
+SILENT_ENDS: Final = frozenset({"lost", "expired"})
+"""Ends by time, when that of every touch is over too."""
 
 
 class Desk(NamedTuple):

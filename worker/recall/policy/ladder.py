@@ -190,8 +190,3 @@ def reached(play: Play, channel: str) -> int:
 
 def is_last(play: Play, rung: int) -> bool:
     return rung + 1 >= len(play.rungs)
-
-
-def no_feedback(unheard: int, playbook: Playbook) -> bool:
-    """Tell whether so many touches came to nothing that the feedback itself must be missing."""
-    return unheard >= playbook.ladder.alarm_after
