@@ -189,7 +189,7 @@ class Cancellation(Closed):
     episode_id: Id = Field(description="The episode that it belonged to.")
     user_id: UserId = Field(description="The shop's own id of the user, and the record's key.")
     cancelled_at: Timestamp = Field(description="Event time of the cancellation.")
-    reason: Literal["ordered", "void", "erased", "withdrawn", "stopped", "upgraded"] = Field(description="Why.")
+    reason: Literal["ordered", "won", "void", "erased", "withdrawn", "stopped", "upgraded"] = Field(description="Why.")
 
 
 def cloud_event_headers(

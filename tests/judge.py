@@ -483,10 +483,16 @@ class Judge:
         if touch.value["versions"]["playbook"] not in self.in_force(at):
             self.fail(touch.user, at, "by a playbook that is not in force")
         play = self.play(touch)
-        if at_of(touch.value["not_after"]) != at + play.valid_days * DAY_MS:
-            self.fail(touch.user, at, "valid for another time than its play")
+        if at_of(touch.value["not_after"]) != min(at + play.valid_days * DAY_MS, self.watched_until(touch)):
+            self.fail(touch.user, at, "valid for another time than its play and its episode")
         if play.approval and not self.approved(play.name, at):
             self.fail(touch.user, at, f"{play.name} was not approved")
+
+    def watched_until(self, touch: Touch) -> int:
+        """Return until when the episode of a touch is observed, from its first one on."""
+        first = self.by_episode()[touch.episode][0]
+        book = self.book(first.value)
+        return first.at + book.within_days(self.play(first)) * DAY_MS
 
     def approved(self, play: str, at: int) -> bool:
         """Tell whether the latest approval of a play holds."""

@@ -7,6 +7,8 @@ from test_ladder import DECIDED, FIRST, ladder, silent_ann, told, touches
 from schemas.values import rfc3339
 from worker.recall.days import DAY_MS, HOUR_MS
 from worker.recall.policy.holdout import Holdout, uniform
+from worker.recall.profile import Profile
+from worker.stream.processor import NEVER
 
 MINUTE_MS = 60_000
 
@@ -37,6 +39,48 @@ def test_what_was_before_the_opening_does_not_count():
     assert shop.decisions("ann")[-1] == ("ended", "won")
 
 
+def test_an_order_whose_cancellation_came_first_wins_and_stops_nothing():
+    shop = silent_ann(ladder("in_app", "push"))
+    told(shop, DECIDED + 1)
+    shop.cancels("ann", DECIDED + 2, "back")
+    shop.orders("ann", DECIDED + 2, "back")
+    episode = shop.row("ann").episode
+    assert (episode.ordered_at, episode.progress) == (0, [0, 0])
+    assert not shop.cancellations("ann")
+    assert shop.decisions("ann") == [("sent", "sent")]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_late_order_that_led_up_to_a_rise_calls_nothing_back(held):
+    quiet = {"from": "10:00", "to": "09:00", "channels": ["push"] if held else []}
+    play = {"opening": ["tier_reached"], "to_tiers": ["high"]}
+    shop = SmallShop(ladder("push", play=play, quiet_hours=quiet))
+    reached = shop.buys_weekly("ann", FIRST)
+    shop.tick(reached + HOUR_MS)
+    shop.orders("ann", reached - HOUR_MS, "late")
+    shop.tick(reached + DAY_MS)
+    said = [("held", "quiet hours")] if held else []
+    assert shop.decisions("ann")[-1 - held :] == [*said, ("sent", "sent")]
+    assert not shop.cancellations("ann")
+
+
+def test_a_win_without_an_order_calls_back_what_is_under_way():
+    shop = silent_ann(ladder("email", play={"success": {"track": {"session": 1}}}))
+    shop.views("ann", DECIDED + HOUR_MS)
+    (command,) = shop.commands("ann")
+    assert shop.decisions("ann") == [("sent", "sent"), ("ended", "won")]
+    assert shop.cancellations("ann") == [(command["command_id"], "won")]
+
+
+def test_no_touch_outlives_its_episode_whose_order_would_not_call_it_back():
+    shop = silent_ann(ladder("email", play={"valid_days": 7, "success": {"within_days": 3}}))
+    (command,) = shop.commands("ann")
+    assert command["not_after"] == command["delivery"]["not_after"] == rfc3339(DECIDED + 3 * DAY_MS)
+    shop.tick(DECIDED + 3 * DAY_MS + 1)
+    assert shop.decisions("ann")[-1] == ("ended", "lost")
+    assert not shop.cancellations("ann")
+
+
 def test_nothing_was_sent_and_nothing_came():
     shop = SmallShop(ladder("in_app"), dry_run=True)
     shop.buys_weekly("ann", FIRST)
@@ -45,6 +89,19 @@ def test_nothing_was_sent_and_nothing_came():
         ("suppressed", "dry run", rfc3339(DECIDED)),
         ("ended", "expired", rfc3339(DECIDED + 30 * DAY_MS)),
     ]
+
+
+def test_what_opens_at_the_moment_when_an_episode_is_over_opens_the_next_one():
+    signals = [
+        {"name": f"at-most-{n}", "when": [{"feature": "order_30d", "at_most": n}], "cool_down_days": 0}
+        for n in (3, 2, 1)
+    ]
+    play = {"opening": ["signal"], "cool_down_days": 0, "success": {"within_days": 7}}
+    shop = SmallShop(ladder("in_app", signals=signals, play=play))
+    last = shop.buys_weekly("ann", FIRST, times=6)
+    shop.tick(later(last, days=45))
+    opened = {said["name"]: said["reason"] for said in shop.of("recall-decisions", "ann") if said["outcome"] != "ended"}
+    assert opened == {"at-most-3": "sent", "at-most-2": "sent", "at-most-1": "sent"}
 
 
 def test_a_milder_opening_is_recorded_while_a_graver_one_is_open():
@@ -174,6 +231,15 @@ def test_each_step_of_a_task_is_given_when_the_one_before_is_done():
     assert shop.decisions("ann")[-1] == ("ended", "won")
 
 
+def test_a_next_step_that_is_held_does_not_wait_for_what_the_channel_tells_of_the_last_one():
+    quiet = {"from": "12:00", "to": "09:00", "channels": ["in_app"]}
+    shop = silent_ann(ladder("in_app", play=TASK, quiet_hours=quiet))
+    shop.views("ann", DECIDED + 2 * HOUR_MS, DECIDED + 2 * HOUR_MS + 1)
+    told(shop, DECIDED + 3 * HOUR_MS)
+    shop.tick("2025-04-05T09:01")
+    assert [command["issued_at"] for command in shop.commands("ann")][1:] == [rfc3339(ms("2025-04-05T09"))]
+
+
 def test_a_next_step_passes_the_guards_too():
     shop = silent_ann(ladder("in_app", play=TASK, caps={"user": {"touches": 1, "days": 28}, "channel": {}}))
     shop.views("ann", DECIDED + DAY_MS, DECIDED + DAY_MS + 1)
@@ -218,6 +284,16 @@ def test_what_feedback_says_it_cost_is_settled():
     shop.tick(DECIDED + 2 * HOUR_MS)
     assert left(shop) == 30_000
     assert not shop.row("ann").account.unsettled
+
+
+def test_what_a_contact_cost_is_told_once_by_what_says_whether_it_arrived():
+    shop = silent_ann(letters())
+    cost = {"actual_cost": "0.03", "currency": "EUR"}
+    for hours, status in enumerate(("opened", "delivered", "delivered", "bounced", "clicked"), 1):
+        told(shop, DECIDED + hours * HOUR_MS, status, **cost)
+    shop.tick(DECIDED + 6 * HOUR_MS)
+    assert left(shop) == 30_000
+    assert shop.counts["ledger.actual.letter"] == 30_000
 
 
 def test_a_command_tells_what_it_costs_in_full():
@@ -273,6 +349,25 @@ def test_an_incentive_that_nobody_uses_is_given_back():
     assert left(shop) <= 0, "of the day: what came back is of an earlier one"
 
 
+@pytest.mark.parametrize("fields", [{}, {"actual_cost": "10", "currency": "EUR"}])
+def test_an_incentive_that_the_winning_order_used_is_paid_for_when_it_is_told(fields):
+    shop = with_coupon(coupon())
+    shop.orders("ann", DECIDED + 3 * DAY_MS, "back", coupon="TEN")
+    assert shop.decisions("ann")[-1] == ("ended", "won")
+    told(shop, DECIDED + 3 * DAY_MS + 1, "converted", **fields)
+    told(shop, DECIDED + 3 * DAY_MS + 2, "converted", **fields)
+    shop.tick(DECIDED + 3 * DAY_MS + 3)
+    assert left(shop) == 10_000_000 - 1_000_000, "of the day: the expected cost went back, the face value came"
+
+
+def test_what_was_reserved_for_an_erased_user_is_given_back_and_nothing_of_him_stays():
+    shop = with_coupon(coupon())
+    shop.says("ann", DECIDED + 2 * DAY_MS + 3, erase=True)
+    shop.tick(DECIDED + 2 * DAY_MS + 4)
+    assert left(shop) == 1_000, "the e-mail itself"
+    assert shop.row("ann") == Profile(key=b"ann", due=NEVER, silence_due=NEVER, other_due=NEVER, erased=True)
+
+
 def test_bargain_hunters_get_none():
     shop = SmallShop(coupon())
     for n in range(5):
@@ -311,6 +406,20 @@ def test_a_canary_holds_for_its_share_of_the_users_until_it_is_adopted_for_all()
     assert shop.partition.shared.playbook == new.version
 
 
+def test_a_playbook_that_asks_for_something_else_takes_nothing_for_what_it_is_not():
+    tracks = {"session": 5, "order": 3}, {"order": 2}
+    before, after = (ladder("in_app", play={"success": {"track": track, "within_days": 30}}) for track in tracks)
+    shop = SmallShop(before, after)
+    shop.buys_weekly("ann", FIRST)
+    shop.tick(DECIDED + 1)
+    shop.views("ann", DECIDED + HOUR_MS)
+    shop.steers("adopt_playbook", effective_at=DECIDED + 2 * HOUR_MS, version=after.version)
+    shop.orders("ann", DECIDED + 3 * HOUR_MS, "one")
+    assert shop.row("ann").episode is not None
+    shop.orders("ann", DECIDED + 4 * HOUR_MS, "two")
+    assert shop.decisions("ann")[-1] == ("ended", "won")
+
+
 # -- what is learned from, and what is remembered ----------------------------------------------------------------------
 
 
@@ -344,6 +453,40 @@ def test_what_came_of_leaving_alone_is_told_of_the_holdout():
     shop.tick(DECIDED + 29 * DAY_MS + 1)
     (outcome,) = learned(shop)
     assert (outcome["play"], outcome["y"], outcome["propensity"], outcome["held_out"]) == ("nothing", 0, 0.1, True)
+
+
+def test_of_who_opts_out_of_profiling_nothing_is_learned():
+    shop = silent_ann(ladder("in_app"))
+    shop.says("ann", DECIDED + DAY_MS, opt_out_profiling=True)
+    shop.tick(DECIDED + 30 * DAY_MS)
+    assert not learned(shop)
+
+
+def test_outcomes_are_told_on_their_day_also_under_another_response_time():
+    play = {"opening": ["tier_drop", "silence"], "cool_down_days": 0, "success": {"within_days": 1}}
+    slow, fast = (ladder("in_app", choice={"response_days": days}, play=play) for days in (90, 7))
+    shop = SmallShop(slow, fast)
+    shop.buys_weekly("ann", FIRST)
+    shop.steers("adopt_playbook", effective_at=DECIDED + 2 * DAY_MS, version=fast.version)
+    shop.orders("ann", DECIDED + 3 * DAY_MS, "back")
+    shop.refunds("ann", DECIDED + 4 * DAY_MS, f"ann {FIRST} 4", 650)
+    shop.tick(DECIDED + 12 * DAY_MS + 1)
+    (outcome,) = learned(shop)
+    assert outcome["day"] == "2025-04-16"
+    assert outcome["segment"].startswith("drop/")
+
+
+def test_the_propensity_is_that_under_which_the_arm_was_drawn():
+    quiet = {"from": "10:00", "to": "09:00", "channels": ["push"]}
+    before, after = (ladder("push", quiet_hours=quiet, holdout={"share": share}) for share in (0.1, 0.3))
+    shop = SmallShop(before, after, salt=salt_for("treated"))
+    shop.buys_weekly("ann", FIRST)
+    shop.steers("adopt_playbook", effective_at=DECIDED + HOUR_MS, version=after.version)
+    shop.tick(DECIDED + 30 * DAY_MS)
+    (sent,) = (said for said in shop.of("recall-decisions", "ann") if said["outcome"] == "sent")
+    (outcome,) = learned(shop)
+    assert sent["versions"]["playbook"] == after.version
+    assert (sent["propensity"], outcome["propensity"]) == (0.9, 0.9)
 
 
 def test_the_row_remembers_moves_and_decisions():

@@ -245,7 +245,7 @@ def command(
         "guards": {
             "purpose": play.purpose,
             "consent_checked_at": rfc3339(at),
-            "cancel_if": ["ordered", "void", "withdrawn", "erased", "upgraded"],
+            "cancel_if": ["ordered", "won", "void", "withdrawn", "erased", "upgraded"],
             "priority": play.priority,
         },
         "cost": _cost(touch.cost, touch.budget, currency.code),

@@ -175,7 +175,7 @@ def _touch(contact: Contact) -> dict[str, Any]:
         "heard": [status for bit, status in enumerate(STATUSES) if contact.heard >> bit & 1],
         "delivered_at": _at(contact.delivered_at),
         "responded_at": _at(contact.responded_at),
-        "charged": micros_text(contact.contact_micros + contact.incentive_micros),
+        "charged": micros_text(contact.contact_micros + contact.reserved),
         "with_incentive": bool(contact.face),
         "budget": contact.budget or None,
     }

@@ -188,6 +188,13 @@ class Contact(msgspec.Struct, array_like=True, gc=False):
     """Whether the user was of the core when it was sent."""
     unheard: bool = False
     """Whether it came to its time without any feedback."""
+    returned: bool = False
+    """Whether what its incentive was charged with went back to the budget, unused so far."""
+
+    @property
+    def reserved(self) -> int:
+        """Return what the budget still has set aside for its incentive, micros."""
+        return 0 if self.returned else self.incentive_micros
 
 
 class Potential(msgspec.Struct, array_like=True, frozen=True, gc=False):

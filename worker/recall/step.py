@@ -148,7 +148,7 @@ class Customers:
         clock, days = context.clock, self._days
         if type(body) is Order:
             counted = intake.order(state, body, at, clock, days)
-            return (Count(counted),) if counted else self._ordered(state, shared, at, context)
+            return (Count(counted),) if counted else self._ordered(state, shared, at, body, context)
         if type(body) is Refund:
             counted = intake.refund(state, body, at, clock, days)
             return (Count(counted),) if counted else self._evaluated(state, shared, "refund", context)
@@ -209,8 +209,14 @@ class Customers:
             self._schedule(state, shared, context.clock)
         return effects
 
-    def _ordered(self, state: Profile, shared: Shared, at: int, context: Context) -> Sequence[Effect]:
-        """Stop the touches of the episode; but an order from before a silence, told of late, is no return from it."""
+    def _ordered(self, state: Profile, shared: Shared, at: int, body: Order, context: Context) -> Sequence[Effect]:
+        """Stop the touches of the episode; but an order from before a silence, told of late, is no return from it.
+
+        One whose cancellation came first is no order: what is left of it is an activity.
+        """
+        past = state.account.find_order(intake.short_id(body.order_id))
+        if past is not None and past.cancelled:
+            return self._acted(state, shared, None, at, context)
         effects: list[Effect] = []
         book, episode = self._in_force(shared, state.key), state.episode
         if episode is not None and not value.still_silent(state, context.clock, book.rules):
@@ -250,7 +256,12 @@ class Customers:
             if state.episode is not None:
                 effects += episodes.end(state, "erased", self._desk(state, shared, context))
             effects += [Attach(_name(day), None) for day in state.account.pending_days()]
+            account = state.account
+            unsettled, unsettled_at = account.unsettled, account.unsettled_at
             state.erase()
+            if unsettled:  # money of the budgets, nothing of his: the decision that is due at once takes it
+                state.account.unsettled, state.account.unsettled_at = unsettled, unsettled_at
+                self._schedule(state, shared, context.clock)
             return effects
         intake.update(state, body, at)
         effects = []
@@ -259,7 +270,7 @@ class Customers:
             effects += [Attach(_name(day), None) for day in account.pending_days()]
             account.pending, account.alerted_day = {}, 0
             account.risk, account.risk_at, account.risk_version = -1.0, 0, 0
-            account.risk_level, account.signals, account.potential = "", {}, None
+            account.risk_level, account.signals, account.potential, account.outcomes = "", {}, None, []
         effects += self._withdrawn(state, shared, context)
         self._schedule(state, shared, context.clock)
         return effects
@@ -337,15 +348,15 @@ class Customers:
 
     def wake(self, state: Profile, shared: Shared, due: int, context: Context) -> Sequence[Effect]:
         effects: list[Effect] = []
+        episode = state.episode
+        if episode is not None and episodes.ends(episode) <= due:  # first: what opens now finds it closed
+            effects += episodes.end(state, episodes.time_over(episode), self._desk(state, shared, context))
         if state.account.pending:
             effects += self._labelled(state, shared, due, context)
         if state.visit_due and state.visit_due <= due:
             effects += self._visited(state, shared, due, context)
         if state.account.outcomes:
             effects += self._learned(state, due)
-        episode = state.episode
-        if episode is not None and episodes.ends(episode) <= due:
-            effects += episodes.end(state, episodes.time_over(episode), self._desk(state, shared, context))
         if state.silence_due <= due:
             effects += self._silent(state, shared, due, context)
         if state.rhythm_due <= due:
@@ -557,7 +568,10 @@ class Customers:
             risk=partial(self._risk, state, shared, due),
         )
         shared, effects = deciding.decide(case)
-        self._schedule(state, shared, due)
+        if state.erased:
+            state.erase()
+        else:
+            self._schedule(state, shared, due)
         return shared, effects
 
     def _priors(self, shared: Shared, book: InForce) -> Priors:

@@ -191,13 +191,18 @@ def _put_off(case: Case, verdict: Verdict) -> list[Effect]:
 
 
 def _await_outcome(case: Case, play: str, propensity: float) -> None:
-    """Note what was done, to be learned from once it is known whether the user ordered."""
-    episode, account, playbook = case.episode, case.profile.account, case.book.playbook
-    due = case.at + playbook.choice.response_days * DAY_MS + LATENESS_MS
-    observed = choice.observed(play, propensity, playbook.holdout.share)
+    """Note what was done, to be learned from once it is known whether the user ordered.
+
+    Arm and share of the holdout are those of the opening; a playbook that was adopted since may have another share, and
+    other times of response.
+    """
+    episode, account = case.episode, case.profile.account
+    due = case.at + case.book.playbook.choice.response_days * DAY_MS + LATENESS_MS
+    held_out = episode.arm == CONTROL
+    observed = choice.observed(play, propensity, episode.propensity if held_out else 1 - episode.propensity)
     if observed:
-        outcome = Outcome(due, case.at, episode.segment, play, observed, episode.arm == CONTROL)
-        account.outcomes = [*account.outcomes, outcome]
+        outcome = Outcome(due, case.at, episode.segment, play, observed, held_out)
+        account.outcomes = sorted([*account.outcomes, outcome], key=lambda outcome: outcome.due)
 
 
 class Candidate(NamedTuple):
@@ -316,7 +321,8 @@ def _value_of_return(case: Case) -> float:
     margin_rate = case.book.playbook.value.margin_rate
     categories = case.profile.taste.categories
     if categories:
-        margin_rate = case.catalog.margin_rate(categories[0][0], case.at) or margin_rate
+        own = case.catalog.margin_rate(categories[0][0], case.at)
+        margin_rate = margin_rate if own is None else own
     return choice.value_of_return(case.profile, told, case.lifetime, margin_rate, case.shop.currency)
 
 
@@ -338,7 +344,7 @@ def _again(case: Case) -> tuple[Shared, list[Effect]]:
     case = case._replace(shared=shared)
     if became == ladder.ANSWERED or ladder.is_last(play, reached):
         return shared, alarm
-    if became == ladder.UNHEARD or ladder.no_feedback(shared.unheard, case.book.playbook):
+    if became == ladder.UNHEARD:
         verdict = Verdict("suppressed", "no feedback", "nothing was told of the last touch", play.name)
         return shared, alarm + episodes.record(profile, episode, verdict, case.desk)
     if became == ladder.UNANSWERED:
@@ -483,12 +489,18 @@ def _barred(case: Case, play: Play) -> str | None:
     at, shop = case.at, case.shop
     if at < shop.live_from:
         return "before launch"
-    not_after = at + play.valid_days * DAY_MS
+    not_after = _not_after(case, play)
     if any(clock <= at and not_after < wall for clock, wall in case.shared.resumed):
         return "stale"
     if case.shared.stopped:
         return "stopped"
     return "dry run" if shop.dry_run else None
+
+
+def _not_after(case: Case, play: Play) -> int:
+    """Return until when a touch may be delivered: not beyond its episode, since no order would call it back then."""
+    ends_at = case.episode.ends_at or episodes.observe_until(play, case.book.playbook, case.at)
+    return min(case.at + play.valid_days * DAY_MS, ends_at)
 
 
 def _shadow_price(case: Case, play: Play) -> float:
@@ -503,7 +515,7 @@ def _send(case: Case, touch: Touch, verdict: Verdict) -> tuple[Shared, list[Effe
     """Charge the touch, remember it, and write the command."""
     profile, episode, play, at = case.profile, case.episode, touch.play, case.at
     episode.command_id = commands.command_id(profile, episode, play.name)
-    episode.not_after = at + play.valid_days * DAY_MS
+    episode.not_after = _not_after(case, play)
     episode.channel, episode.purpose = touch.channel, play.purpose
     episode.rung, episode.proposed_at = touch.rung, 0
     if touch.task is not None:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 ONE_ORDER: Final = Track(((ORDER, 1),), ())
 """What wins an episode in which no play was chosen."""
-SILENT_ENDS: Final = frozenset({"won", "lost", "expired"})
-"""Ends that leave alone what may still be under way: its own time is over, or the order has called it back."""
+SILENT_ENDS: Final = frozenset({"lost", "expired"})
+"""Ends by time, when that of every touch is over too."""
 
 
 class Desk(NamedTuple):
@@ -130,8 +130,8 @@ def acted(episode: Episode, channel: int | None, at: int, clock: int, book: InFo
     items, steps = track(episode, book)
     size = len(items) + 1  # the last one counts for the step
     progress = episode.progress
-    if len(progress) != size:
-        progress = episode.progress = [*progress, *[0] * size][:size]
+    if len(progress) != size:  # a playbook that was adopted meanwhile asks for something else: that begins anew
+        progress = episode.progress = [0] * size
     counted = False
     for i, (wanted, _) in enumerate(items):
         if wanted == channel or (session and wanted == SESSION):
@@ -157,17 +157,19 @@ def _next_step(episode: Episode, steps: int, clock: int) -> None:
 def ordered(profile: Profile, at: int, desk: Desk) -> list[Effect]:
     """Call back what is under way and send nothing more; the episode goes on until its track is complete.
 
-    One that nothing was decided on yet ends with the order.
+    One that nothing was decided on yet ends with the order. An order from before the opening has led up to it, and
+    changes nothing.
     """
     episode = profile.episode
     assert episode is not None  # the caller has seen it
+    if at <= episode.opened_at:
+        return []
     if not episode.decided:
         return end(profile, "ordered", desk)
     effects = call_back(profile, episode, "ordered", desk)
     episode.ends_at = ends(episode)
-    if at > episode.opened_at:
-        episode.ordered_at = episode.ordered_at or at
-        episode.due = NEVER
+    episode.ordered_at = episode.ordered_at or at
+    episode.due = NEVER
     if acted(episode, ORDER, at, desk.at, desk.book):
         effects += end(profile, "won", desk)
     return effects
@@ -212,11 +214,11 @@ def time_over(episode: Episode) -> str:
 
 
 def give_back(profile: Profile, episode: Episode, at: int) -> None:
-    """Return to the budgets what was reserved for incentives of this episode that nobody has used."""
+    """Return to the budgets what was reserved for incentives of this episode that nobody has used so far."""
     for contact in profile.account.contacts:
-        if contact.at >= episode.opened_at and contact.incentive_micros:
-            unsettled(profile, contact.budget, contact.incentive_micros, at, core=contact.core)
-            contact.incentive_micros = 0
+        if contact.at >= episode.opened_at and contact.reserved:
+            unsettled(profile, contact.budget, contact.reserved, at, core=contact.core)
+            contact.returned = True
 
 
 def unsettled(profile: Profile, budget: str, micros: int, at: int, *, core: bool) -> None:

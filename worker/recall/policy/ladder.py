@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 BITS: Final[dict[str, int]] = {status: 1 << place for place, status in enumerate(get_args(Status))}
 ANSWERS: Final = frozenset({"clicked", "visited", "converted"})
 NOT_DELIVERED: Final = BITS["bounced"] | BITS["failed"]
+ARRIVAL: Final = BITS["delivered"] | NOT_DELIVERED
+"""Whether it arrived: what tells it first tells what the contact cost."""
 RESERVED: Final = frozenset({"sms", "human"})
 """Rungs for the highest value alone, after two touches without an answer."""
 RESERVED_AFTER: Final = 2
@@ -60,35 +62,43 @@ def heard(profile: Profile, body: Feedback, at: int, clock: int, playbook: Playb
     contact = touch_of(profile, body.command_id)
     if contact is None:
         return False
-    bit = BITS[body.status]
+    bit, costs = BITS[body.status], _tells_cost(contact, body)
     first = not contact.heard & bit
     contact.heard |= bit
     if body.status == "delivered":
         contact.delivered_at = contact.delivered_at or at
     if body.status in ANSWERS:
         contact.responded_at = contact.responded_at or at
-    _settle(profile, contact, body, clock, playbook, first=first)
+    if costs:
+        _settle(profile, contact, body, clock, playbook)
     episode = profile.episode
     if episode is not None and episode.decided and not episode.ordered_at and contact is latest(profile, episode):
         if body.status == "delivered" and first:
-            episode.due = contact.delivered_at + wait_ms(contact.channel, playbook)
+            if episode.task <= episode.given:  # else the next step is due already
+                episode.due = contact.delivered_at + wait_ms(contact.channel, playbook)
         elif bit & NOT_DELIVERED and first and not contact.delivered_at:
             episode.due = clock
     return True
 
 
-def _settle(profile: Profile, contact: Contact, body: Feedback, clock: int, playbook: Playbook, *, first: bool) -> None:
+def _tells_cost(contact: Contact, body: Feedback) -> bool:
+    """Tell whether this says first what the contact, or its incentive, did cost; what says it again changes nothing."""
+    bit = BITS[body.status]
+    if body.status == "converted":
+        return not contact.heard & bit
+    return bool(bit & ARRIVAL) and not contact.heard & ARRIVAL
+
+
+def _settle(profile: Profile, contact: Contact, body: Feedback, clock: int, playbook: Playbook) -> None:
     """Put what the touch did cost in the place of what was expected.
 
-    An incentive that is used costs its face value, not the share of it that was expected of all who got it.
+    An incentive that is used costs its face value, not the share of it that was expected of all who got it; also where
+    its episode is over, often by the very order that it was used for.
     """
     if body.status == "converted":
-        if first:
-            actual = body.cost_micros
-            if actual is None:
-                actual = redeemed(contact, playbook)
-            unsettled(profile, contact.budget, contact.incentive_micros - actual, clock, core=contact.core)
-            contact.incentive_micros = 0
+        actual = redeemed(contact, playbook) if body.cost_micros is None else body.cost_micros
+        unsettled(profile, contact.budget, contact.reserved - actual, clock, core=contact.core)
+        contact.incentive_micros = 0
     elif body.cost_micros is not None:
         unsettled(profile, contact.budget, contact.contact_micros - body.cost_micros, clock, core=contact.core)
         contact.contact_micros = body.cost_micros
@@ -97,7 +107,7 @@ def _settle(profile: Profile, contact: Contact, body: Feedback, clock: int, play
 def booked(profile: Profile, body: Feedback) -> list[Count]:
     """Return what the ledger takes of feedback that `heard` is about to take: money that has left, told once."""
     contact = touch_of(profile, body.command_id)
-    if contact is None or not body.cost_micros or contact.heard & BITS[body.status]:
+    if contact is None or not body.cost_micros or not _tells_cost(contact, body):
         return []
     return [booked_actual(contact.play, body.cost_micros)]
 
@@ -180,8 +190,3 @@ def reached(play: Play, channel: str) -> int:
 
 def is_last(play: Play, rung: int) -> bool:
     return rung + 1 >= len(play.rungs)
-
-
-def no_feedback(unheard: int, playbook: Playbook) -> bool:
-    """Tell whether so many touches came to nothing that the feedback itself must be missing."""
-    return unheard >= playbook.ladder.alarm_after
