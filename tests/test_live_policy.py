@@ -434,7 +434,7 @@ def what_was_held_leaves_when_the_users_quiet_hours_end(story, people):
 def a_habit_task_goes_on_with_what_the_user_does(story, people, crm):
     steps = ["task-visit-us"]
     for at, activity, step in (
-        ("2025-04-04T14:00", "Product Viewed", "task-check-in-on-three-days"),
+        ("2025-04-04T14:00", "Product Viewed", "task-check-in-three-times"),
         ("2025-04-05T10:00", "Checked In", None),
         ("2025-04-05T18:00", "Checked In", None),
         ("2025-04-06T09:30", "Checked In", "task-put-something-in-the-cart"),
