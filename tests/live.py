@@ -42,7 +42,8 @@ start(create_app(settings.load(), wall=lambda: {wall}))
 def environment(config, bootstrap, datadir, **extra):
     """Give a worker's variables for the settings of a replay."""
     shop = {
-        name: getattr(config, name) for name in ("currency", "timezone", "playbook", "salt", "partitions", "app_id")
+        name: getattr(config, name)
+        for name in ("currency", "timezone", "playbook", "salt", "partitions", "app_id", "learner")
     }
     values = {
         **shop,

@@ -60,7 +60,13 @@ def ids(result):
 
 
 def configured(**given):
-    base = {"currency": "GBP", "playbook": demo.PLAYBOOK, "partitions": 2, "salt": "test"}
+    base = {
+        "currency": "GBP",
+        "playbook": demo.PLAYBOOK,
+        "partitions": 2,
+        "salt": "test",
+        "learner": "vectorised",
+    }
     return settings.load(**{**base, **given})
 
 

@@ -77,6 +77,7 @@ def test_online_retail_fed_day_by_day_gives_the_commands_of_the_replay(embedded,
         playbook=playbook,
         live_from="2011-07-01T00:00:00Z",
         clock="recorded",
+        learner="vectorised",
     )
     source = open_source(require("online_retail", "online_retail.parquet"))
     assert source.accounting.lines == 541_909

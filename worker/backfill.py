@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import orjson
 from confluent_kafka import ConsumerGroupState, ConsumerGroupTopicPartitions, KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource, ConsumerGroupDescription, ResourceType
 
 from schemas.topics import CATALOG, CONTROL, SOURCE_TOPICS
 from schemas.values import rfc3339
@@ -41,6 +41,13 @@ _OVERHEAD_BYTES: Final = 20
 """Of a record in its batch, beside key and value."""
 _NAMED_MAX: Final = 4
 _FOREVER: Final = -1
+_WAIT_S: Final = 0.05
+_NOT_YET: Final = {
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+}
+"""What is said of a group whose coordinator is being found."""
 _EXPECTED: Final = ("retention.ms", "retention.bytes", "message.timestamp.type", "cleanup.policy")
 _TOO_OLD: Final = "message.timestamp.before.max.ms"
 """Brokers before 3.6 do not have it."""
@@ -285,18 +292,16 @@ def _group_wrong(admin: AdminClient, settings: Settings) -> list[str]:
     """Say whether the worker's group has members, or has read any of the topics."""
     group = settings.app_id
     try:
-        [described] = admin.describe_consumer_groups([group], request_timeout=TIMEOUT_S).values()
-        found = described.result()
-        if found.state == ConsumerGroupState.DEAD:
+        found = _described(admin, group)
+        if found is None or found.state == ConsumerGroupState.DEAD:
             return []
         # Only of a group that is there: asked for another one's offsets, the client may crash (librdkafka follows a
         # null pointer where the coordinator has just changed; confluent-kafka-javascript#374).
         [asked] = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
         committed, members = asked.result().topic_partitions or [], found.members
     except KafkaException as error:
-        if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-            return []
-        return [f"group {group}: {error.args[0].str()}: whether a worker has read the topics cannot be told"]
+        said = error.args[0]
+        return [f"group {group}: {said.name()}, {said.str()}: whether a worker has read the topics cannot be told"]
     wrong = []
     if members:
         wrong.append(f"group {group} has {len(members)} members: a worker is running. Stop it")
@@ -309,6 +314,22 @@ def _group_wrong(admin: AdminClient, settings: Settings) -> list[str]:
             "another RECALL_APP_ID, or delete the group on purpose"
         )
     return wrong
+
+
+def _described(admin: AdminClient, group: str) -> ConsumerGroupDescription | None:
+    """Describe a group; None where there is none. A coordinator that is only being found is asked again."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        [asked] = admin.describe_consumer_groups([group], request_timeout=TIMEOUT_S).values()
+        try:
+            return asked.result()
+        except KafkaException as error:
+            code = error.args[0].code()
+            if code == KafkaError.GROUP_ID_NOT_FOUND:
+                return None
+            if code not in _NOT_YET or time.monotonic() > deadline:
+                raise
+        time.sleep(_WAIT_S)
 
 
 def _keeping(admin: AdminClient, topics: Sequence[str]) -> dict[str, Keeping]:
