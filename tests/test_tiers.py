@@ -306,6 +306,21 @@ def test_what_is_no_activity_leaves_a_silent_user_silent(what):
     assert not shop.cancellations()
 
 
+@pytest.mark.parametrize("share", [1.0, 0.999_999])
+def test_a_playbook_with_a_later_silence_makes_nobody_silent_by_the_timer_of_the_one_before(share):
+    old, new = playbook(), playbook("later", tiers={"silence_days": 90})
+    shop = potential(old, new)
+    shop.steers("adopt_playbook", effective_at=later(SILENT, hours=-1), version=new.version, share=share)
+    shop.tick(later(SILENT, hours=1) + 1)
+    assert shop.tier("bob") == "potential"
+    assert not shop.decisions("bob")
+    shop.tick(later(SILENT, days=30, hours=1) + 1)
+    assert shop.tier("bob") == "silent"
+    (decision,) = shop.of("recall-decisions", "bob")
+    assert decision["opened_at"] == rfc3339(later(SILENT, days=30))
+    assert decision["at"] == rfc3339(later(SILENT, days=30, hours=1))
+
+
 def test_visits_begin_again_after_a_long_absence_that_is_no_silence():
     shop = potential(playbook(tiers={"silence_days": 365}))
     shop.tick("2025-09-01")

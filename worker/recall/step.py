@@ -368,11 +368,17 @@ class Customers:
         return effects
 
     def _silent(self, state: Profile, shared: Shared, due: int, context: Context) -> list[Effect]:
-        """Drop to silent, unless a source is down: that looks like customers who leave."""
+        """Drop to silent, unless a source is down: that looks like customers who leave.
+
+        The timer may be of a playbook with an earlier silence than that of now: then it is set anew.
+        """
+        book = self._in_force(shared, state.key)
+        if self._silence_due(state, book) > due:
+            return []
         if not self._sources_live(shared, due):
             state.held_until = due + HELD_RETRY_MS
             return [Count("silence held")]
-        began = value.silence_begins(state, self._in_force(shared, state.key).rules)
+        began = value.silence_begins(state, book.rules)
         return self._moved(state, shared, tiers.silence(state.standing, began), context)
 
     def _off_rhythm(self, state: Profile, shared: Shared, due: int, context: Context) -> list[Effect]:
